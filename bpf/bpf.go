@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package bpf holds the BPF objects that come with bpfvol: Count, the example that the demo and the documentation use,
+// and small ones that tests load. Each is compiled, with BTF, from the C source of its name in src:
+//
+//	go generate ./bpf    # needs clang, llvm and libbpf-dev
+//
+// The objects are committed, so that building and testing bpfvol needs no compiler. The linker leaves out those that a
+// binary does not ask for.
+//
+// Invariants: the objects were made from the sources as they are (TestObjectsAreCurrent), and the kernel takes each but
+// the one that it should reject (TestKernelLoadsObjects, TestVerifierRejectsWithAHugeLog).
+package bpf
+
+import _ "embed"
+
+//go:generate go run generate.go
+
+// The objects are strings so that every caller gets bytes of his own.
+var (
+	//go:embed count.bpf.o
+	count string
+	//go:embed pass.bpf.o
+	pass string
+	//go:embed pass_bigendian.bpf.o
+	passBigEndian string
+	//go:embed drop.bpf.o
+	drop string
+	//go:embed hooks.bpf.o
+	hooks string
+	//go:embed two.bpf.o
+	two string
+	//go:embed pinned.bpf.o
+	pinned string
+	//go:embed rejected.bpf.o
+	rejected string
+	//go:embed types.bpf.o
+	types string
+	//go:embed variables.bpf.o
+	variables string
+)
+
+// Count counts packets by sender and protocol, and execve calls by command.
+//
+// Programs: count (xdp), count_out (tc), on_exec (tracepoint syscalls/sys_enter_execve).
+// Maps: flows (LRU hash), totals (per-CPU array), execs (hash), events (ring buffer). Variable: sample_rate.
+func Count() []byte { return []byte(count) }
+
+// Pass lets packets pass. Programs: pass (xdp, XDP_PASS), pass_tc (tc, TC_ACT_OK).
+func Pass() []byte { return []byte(pass) }
+
+// PassBigEndian is Pass for machines of the other byte order.
+func PassBigEndian() []byte { return []byte(passBigEndian) }
+
+// Drop drops packets. Programs: drop (xdp, XDP_DROP), drop_tc (tc, TC_ACT_SHOT).
+func Drop() []byte { return []byte(drop) }
+
+// Hooks has a program for each hook outside the network stack, which counts its runs at its index of the array hits:
+//
+//	0 on_tracepoint (syscalls/sys_enter_getpgid)   5 on_perf_event
+//	1 on_raw_tracepoint (sys_enter)                6 on_ingress (cgroup_skb/ingress)
+//	2 on_uprobe                                    7 on_egress (cgroup_skb/egress)
+//	3 on_uretprobe                                 8 on_connect (cgroup/connect4; refuses port refused_port)
+//	4 on_kprobe (do_unlinkat)
+//
+// Tracepoint, uprobes and perf event count by attach cookie in the hash cookies, too.
+func Hooks() []byte { return []byte(hooks) }
+
+// Two has the XDP programs first and second, with the maps first_only, second_only and both.
+func Two() []byte { return []byte(two) }
+
+// Pinned has the XDP program pinned, whose map packets asks to be pinned by name.
+func Pinned() []byte { return []byte(pinned) }
+
+// Rejected has the XDP program rejected, which the verifier rejects with a log of more than 1 MiB.
+func Rejected() []byte { return []byte(rejected) }
+
+// Types has maps of many types, with keys and values of every shape; see src/types.bpf.c. Its XDP program touch uses the
+// maps shapes and array. The map ringbuf_unsized has no size.
+func Types() []byte { return []byte(types) }
+
+// Variables has global variables of every shape in every data section, and the XDP program report that copies them into
+// the map seen and returns the variable verdict; see src/variables.bpf.c.
+func Variables() []byte { return []byte(variables) }
