@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hook
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/bpfvol/bpfvol/internal/bpftest"
+	"github.com/bpfvol/bpfvol/internal/volume"
+)
+
+func TestTracepointNeedsNoMountedTracefs(t *testing.T) {
+	bpftest.Root(t)
+	if text, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(text), " - tracefs ") {
+		t.Skipf("tracefs is mounted on this machine (%v): nothing to show", err)
+	}
+	prog, _ := counter(t, ebpf.TracePoint, 0)
+	attach(t, prog, &volume.Tracepoint{Group: "sched", Name: "sched_switch"})
+	if text, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(text), " - tracefs ") {
+		t.Errorf("tracefs is mounted now (%v)", err)
+	}
+}
+
+func TestCgroupPathStaysInside(t *testing.T) {
+	name := newCgroup(t)
+	mounts, err := cgroupMounts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	symlink := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(filepath.Join(mounts[0], name), symlink); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{name, "./" + name, filepath.Join(mounts[0], name), mounts[0] + "/x/../" + name, ".", mounts[0]} {
+		dir, err := openCgroup(path)
+		if err != nil {
+			t.Errorf("openCgroup(%q): %v", path, err)
+			continue
+		}
+		dir.Close()
+	}
+	for _, path := range []string{"..", "../" + name, "/", "/etc", symlink, mounts[0] + "/../..", name + "/cgroup.procs", name + "/\x00", strings.Repeat("a/", 5000)} {
+		dir, err := openCgroup(path)
+		if err == nil {
+			dir.Close()
+		}
+		if !errors.Is(err, ErrMissing) {
+			t.Errorf("openCgroup(%.40q): error is %v, want ErrMissing", path, err)
+		}
+	}
+}
+
+// Every attach type of the kernel takes the program that its section name promises.
+func TestCgroupTypesFitTheirPrograms(t *testing.T) {
+	path := newCgroup(t)
+	for name, typ := range cgroupTypes {
+		t.Run(name, func(t *testing.T) {
+			if strings.HasSuffix(name, "_unix") {
+				bpftest.SkipOnOldKernel(t, "6.7", "cgroup programs for unix sockets")
+			}
+			prog, _ := counter(t, typ.prog, typ.attach)
+			links := attach(t, prog, &volume.Cgroup{Path: path, Attach: name})
+			raw, err := links[0].Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			l, err := link.NewFromID(raw.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			info, err := l.Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := info.Cgroup().AttachType; uint32(got) != uint32(typ.attach) {
+				t.Errorf("attached as %v, want %v", got, typ.attach)
+			}
+		})
+	}
+	for _, section := range []string{"cgroup/connect4", "cgroup_skb/egress", "cgroup/skb/egress"} {
+		if _, _, err := CgroupType(section); err != nil {
+			t.Errorf("CgroupType(%q): %v", section, err)
+		}
+	}
+}
+
+func TestUprobeOfOneProcessIgnoresOthers(t *testing.T) {
+	bpftest.Root(t)
+	prog, runs := counter(t, ebpf.Kprobe, 0)
+	attach(t, prog, &volume.Uprobe{Path: libc(t), Symbol: "malloc", PID: os.Getpid()})
+	cases(t, "")["uprobe"].trigger(t)
+	if n, _ := runsOf(t, runs); n != 0 {
+		t.Errorf("the program ran %d times for another process", n)
+	}
+}
+
+func TestUprobeAtOffsetInFile(t *testing.T) {
+	bpftest.Root(t)
+	file, err := os.Open(libc(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	symbols, err := functions(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	prog, runs := counter(t, ebpf.Kprobe, 0)
+	attach(t, prog, &volume.Uprobe{Path: libc(t), Offset: symbols["malloc"].offset})
+	cases(t, "")["uprobe"].trigger(t)
+	if n, _ := runsOf(t, runs); n == 0 {
+		t.Error("the program did not run")
+	}
+}
+
+// perf_event_open knows threads, a user means a process.
+func TestPerfEventOfProcessSeesItsThreads(t *testing.T) {
+	bpftest.Root(t)
+	cmd := self("burn")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { cmd.Process.Kill(); cmd.Wait() }()
+	time.Sleep(100 * time.Millisecond) // for its threads to start
+
+	prog, runs := counter(t, ebpf.PerfEvent, 0)
+	// task-clock counts a thread's own time: four busy threads on any number of CPUs make one sample per ms and CPU.
+	links := attach(t, prog, &volume.PerfEvent{Event: "task-clock", Period: 1e6, PID: cmd.Process.Pid, CPU: -1})
+	if len(links) < 4 {
+		t.Errorf("%d links, want one per thread, 4 at least", len(links))
+	}
+	time.Sleep(200 * time.Millisecond)
+	if n, _ := runsOf(t, runs); n < 50 {
+		t.Errorf("%d samples, want about 200 per CPU", n)
+	}
+}
+
+func TestHardwareEventWithoutHardwareIsNotSupported(t *testing.T) {
+	bpftest.Root(t)
+	prog, _ := counter(t, ebpf.PerfEvent, 0)
+	links, err := Attach(prog, &volume.PerfEvent{Event: "cpu-cycles", Frequency: 10, CPU: -1})
+	if err == nil {
+		for _, l := range links {
+			l.Close()
+		}
+		t.Skip("this machine samples cpu-cycles")
+	}
+	if !errors.Is(err, ebpf.ErrNotSupported) {
+		t.Errorf("error is %v, want ebpf.ErrNotSupported", err)
+	}
+}
+
+func BenchmarkAttachTracepoint(b *testing.B) {
+	bpftest.Root(b)
+	prog, _ := counter(b, ebpf.TracePoint, 0)
+	for b.Loop() {
+		links, err := Attach(prog, &volume.Tracepoint{Group: "sched", Name: "sched_process_exec"})
+		if err != nil {
+			b.Fatal(err)
+		}
+		links[0].Close()
+	}
+}
+
+func BenchmarkTracepointID(b *testing.B) {
+	bpftest.Root(b)
+	for b.Loop() {
+		if _, err := tracepointID("sched", "sched_process_exec"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

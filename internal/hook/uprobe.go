@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hook
+
+import (
+	"debug/elf"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfvol/bpfvol/internal/volume"
+)
+
+// attachUprobe probes a function of a file, in every process that maps it or in one. A uretprobe on a Go function
+// breaks that process as soon as its stack moves: the Go runtime does not know the kernel's return address.
+func attachUprobe(prog *ebpf.Program, h *volume.Uprobe) (link.Link, error) {
+	if err := wantType(prog, ebpf.Kprobe); err != nil {
+		return nil, err
+	}
+	file, err := os.Open(h.Path)
+	if notThere(err) {
+		return nil, &MissingError{What: "binary", Name: h.Path}
+	} else if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	before, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !before.Mode().IsRegular() {
+		return nil, fmt.Errorf("binary %s: not a regular file", quote(h.Path))
+	}
+	address, err := probeOffset(file, h)
+	if err != nil {
+		return nil, err
+	}
+
+	ex, err := link.OpenExecutable(h.Path)
+	if err != nil {
+		return nil, err
+	}
+	attach := ex.Uprobe
+	if h.Return {
+		attach = ex.Uretprobe
+	}
+	l, err := attach("", prog, &link.UprobeOptions{Address: address, PID: h.PID, Cookie: h.Cookie})
+	if h.PID != 0 && errors.Is(err, unix.ESRCH) {
+		return nil, &MissingError{What: "process", Name: strconv.Itoa(h.PID)}
+	} else if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", h.Kind(), quote(h.Path), err)
+	}
+	// The kernel opened the path anew. In another file the offset would point anywhere, even into an instruction.
+	if after, err := os.Stat(h.Path); err != nil || !os.SameFile(before, after) {
+		return nil, errors.Join(fmt.Errorf("binary %s: replaced while attaching; try again", quote(h.Path)), l.Close())
+	}
+	return l, nil
+}
+
+// probeOffset returns where in the file the probe goes.
+func probeOffset(file *os.File, h *volume.Uprobe) (uint64, error) {
+	if h.Symbol == "" {
+		if h.Offset == 0 {
+			return 0, fmt.Errorf("%s %s: neither symbol nor offset given", h.Kind(), quote(h.Path))
+		}
+		return h.Offset, nil
+	}
+	symbols, err := functions(file)
+	if err != nil {
+		return 0, fmt.Errorf("binary %s: %w", quote(h.Path), err)
+	}
+	sym, ok := symbols[h.Symbol]
+	if !ok {
+		names := make([]string, 0, len(symbols))
+		for name := range symbols {
+			names = append(names, name)
+		}
+		if len(names) == 0 {
+			return 0, fmt.Errorf("binary %s: has no function symbols; give an offset in the file: %w", quote(h.Path), ErrMissing)
+		}
+		return 0, &MissingError{What: "symbol", Name: h.Symbol, Where: "the binary has", Known: names}
+	}
+	if h.Offset > 0 && h.Offset >= sym.size {
+		return 0, fmt.Errorf("symbol %s: offset %d is outside its %d bytes", quote(h.Symbol), h.Offset, sym.size)
+	}
+	return sym.offset + h.Offset, nil
+}
+
+// function is where in a file a function's code is.
+type function struct{ offset, size uint64 }
+
+// maxSymbolBytes bounds a symbol or string table; the largest of Chromium's binaries has less.
+const maxSymbolBytes = 512 << 20
+
+// functions reads the function symbols of an executable or shared library. Functions of other libraries, which have no
+// code here, and those that choose their code at start (IFUNC) are not among them.
+func functions(file *os.File) (_ map[string]function, err error) {
+	// The file may be anyone's, and debug/elf has panicked on malformed ones.
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("malformed ELF: %v", r)
+		}
+	}()
+	f, err := elf.NewFile(file)
+	if err != nil {
+		return nil, err
+	}
+	if f.Type != elf.ET_EXEC && f.Type != elf.ET_DYN {
+		return nil, fmt.Errorf("ELF file is %s, neither an executable nor a shared library", f.Type)
+	}
+	for _, s := range f.Sections {
+		if (s.Type == elf.SHT_SYMTAB || s.Type == elf.SHT_DYNSYM || s.Type == elf.SHT_STRTAB) && s.Size > maxSymbolBytes {
+			return nil, fmt.Errorf("section %s of %d bytes is over the limit of %d", quote(s.Name), s.Size, maxSymbolBytes)
+		}
+	}
+	dynamic, err := f.DynamicSymbols()
+	if err != nil && !errors.Is(err, elf.ErrNoSymbols) {
+		return nil, err
+	}
+	static, err := f.Symbols()
+	if err != nil && !errors.Is(err, elf.ErrNoSymbols) {
+		return nil, err
+	}
+	found := map[string]function{}
+	for _, s := range append(dynamic, static...) {
+		if elf.ST_TYPE(s.Info) != elf.STT_FUNC || s.Section == elf.SHN_UNDEF {
+			continue
+		}
+		// Symbols hold virtual addresses, in position independent code from 0 on. The kernel wants the place in the
+		// file: the segment that is mapped there says how far apart the two are.
+		for _, p := range f.Progs {
+			if p.Type == elf.PT_LOAD && p.Flags&elf.PF_X != 0 && s.Value >= p.Vaddr && s.Value-p.Vaddr < p.Filesz {
+				found[s.Name] = function{offset: s.Value - p.Vaddr + p.Off, size: s.Size}
+				break
+			}
+		}
+	}
+	return found, nil
+}
