@@ -44,23 +44,24 @@ const lockName = "bpfvol-kernel-tests.lock"
 
 // Main runs the tests of a package and exits. The package fails if its tests leave kernel objects or file descriptors
 // behind. A process that a test starts from its own binary runs without lock and checks: its parent does both.
-func Main(m *testing.M) {
+func Main(m *testing.M) { os.Exit(Run(m)) }
+
+// Run is Main without the exit, for a package whose TestMain wraps m.
+func Run(m interface{ Run() int }) int {
 	role := os.Getenv(roleEnv)
 	if role == "child" || os.Geteuid() != 0 {
-		os.Exit(m.Run())
+		return m.Run()
 	}
-	unlock := func() {}
 	if role == "" {
-		var err error
-		if unlock, err = lock(filepath.Join(os.TempDir(), lockName)); err != nil {
+		unlock, err := lock(filepath.Join(os.TempDir(), lockName))
+		if err != nil {
 			fmt.Fprintln(os.Stderr, "bpftest:", err)
-			os.Exit(1)
+			return 1
 		}
+		defer unlock()
 	}
 	os.Setenv(roleEnv, "child")
-	code := checked(m.Run, os.Stderr)
-	unlock()
-	os.Exit(code)
+	return checked(m.Run, os.Stderr)
 }
 
 // checked runs the tests and turns what they leave behind into a failure.
