@@ -71,6 +71,9 @@ func CodeOf(err error) codes.Code {
 	return codes.Internal
 }
 
+// expected says whether a code is an answer to the caller rather than a fault of ours.
+func expected(c codes.Code) bool { return c != codes.Internal }
+
 // toStatus is err as kubelet and, in the pod's events, the user see it. The specification wants no details in it.
 func toStatus(err error) error {
 	if err == nil {

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"k8s.io/klog/v2"
 
 	"github.com/bpfvol/bpfvol/loader"
@@ -60,7 +59,7 @@ func logEnd(log klog.Logger, err error, took time.Duration) {
 	if v, ok := errors.AsType[*loader.VerifierError](err); ok {
 		log.Info("program rejected by the verifier", "program", v.Program, "log", v.Log)
 	}
-	if code != codes.Internal {
+	if expected(code) {
 		log.V(2).Info("call refused", "code", code.String(), "duration", took, "err", err)
 		return
 	}
