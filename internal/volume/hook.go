@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package volume
 
 import (
@@ -40,11 +42,9 @@ type Hook interface {
 	Kind() Kind
 	// String is the point in words, as in volume.json and messages: "xdp eth0", "tracepoint syscalls/sys_enter_execve".
 	String() string
-	isHook()
+	// shape binds the hook's fields to how they are written; it also closes the set.
+	shape() shape
 }
-
-// Verdict is a program's result by name, lower camel case: "pass", "drop", "ok", "pipe", "unspec".
-type Verdict string
 
 // XDP attaches to the receive path of one or more interfaces.
 type XDP struct {
@@ -175,21 +175,6 @@ func (*Netfilter) Kind() Kind     { return KindNetfilter }
 func (*SKLookup) Kind() Kind      { return KindSKLookup }
 func (*Netkit) Kind() Kind        { return KindNetkit }
 
-func (*XDP) isHook()           {}
-func (*TC) isHook()            {}
-func (*Tracepoint) isHook()    {}
-func (*RawTracepoint) isHook() {}
-func (*Kprobe) isHook()        {}
-func (*Fentry) isHook()        {}
-func (*Uprobe) isHook()        {}
-func (*LSM) isHook()           {}
-func (*Cgroup) isHook()        {}
-func (*PerfEvent) isHook()     {}
-func (*Iter) isHook()          {}
-func (*Netfilter) isHook()     {}
-func (*SKLookup) isHook()      {}
-func (*Netkit) isHook()        {}
-
 func pick(cond bool, yes, no Kind) Kind {
 	if cond {
 		return yes
@@ -222,7 +207,7 @@ func (h *Uprobe) String() string {
 	return string(h.Kind()) + " " + h.Path + ":" + h.Symbol + offset(h.Offset)
 }
 func (h *LSM) String() string       { return "lsm " + h.Name }
-func (h *Cgroup) String() string    { return "cgroup " + h.Path + " " + h.Attach }
+func (h *Cgroup) String() string    { return strings.TrimSpace("cgroup " + h.Path + " " + h.Attach) }
 func (h *PerfEvent) String() string { return "perfEvent " + h.Event }
 func (h *Iter) String() string      { return "iter " + h.Target }
 func (h *Netfilter) String() string { return "netfilter " + h.Family + " " + h.Hook }

@@ -1,3 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package volume is the vocabulary of bpfvol: what a volume asks for, read once from the strings that a pod, a
+// StorageClass or a command line gives.
+//
+//	spec, err := volume.Parse(map[string]string{
+//		"image":  "ghcr.io/acme/count:v1",
+//		"attach": "{program: count, xdp: {interface: eth0}}",
+//	})
+//
+// It is pure: it asks neither kernel nor network, and everything else in bpfvol builds on it. How a hook is written
+// is said once, in the method shape of its type; reading, writing and docs/attributes.md follow it.
+//
+// Invariants:
+//   - Parse never panics, takes only what it knows, and every error is an *AttributeError that fits an event (FuzzParse);
+//   - Parse(s.Attributes()) is s for every s that Parse returned (FuzzParse);
+//   - distinct volume ids have distinct file names (TestFileNamesAreDistinctAndSafe).
 package volume
 
 // Spec is what a volume was asked to be: its attributes, parsed once at the border.

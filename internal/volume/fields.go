@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+)
+
+const (
+	maxPriority     = 1000
+	defaultPriority = 500
+	maxInterfaces   = 64
+	// defaultFrequency is what profilers use: near 100, and not in step with what runs every 10 ms.
+	defaultFrequency = 99
+)
+
+// newHook returns a hook of the kind with its defaults.
+func newHook(kind Kind) Hook {
+	switch kind {
+	case KindXDP:
+		return &XDP{Priority: defaultPriority, ProceedOn: []Verdict{"pass"}, Mode: XDPAuto}
+	case KindTC:
+		return &TC{Priority: defaultPriority, ProceedOn: []Verdict{"ok", "pipe"}}
+	case KindTracepoint:
+		return &Tracepoint{}
+	case KindRawTracepoint:
+		return &RawTracepoint{}
+	case KindKprobe, KindKretprobe:
+		return &Kprobe{Return: kind == KindKretprobe}
+	case KindFentry, KindFexit:
+		return &Fentry{Exit: kind == KindFexit}
+	case KindUprobe, KindUretprobe:
+		return &Uprobe{Return: kind == KindUretprobe}
+	case KindLSM:
+		return &LSM{}
+	case KindCgroup:
+		return &Cgroup{}
+	case KindPerfEvent:
+		return &PerfEvent{CPU: -1}
+	case KindIter:
+		return &Iter{}
+	case KindNetfilter:
+		return &Netfilter{}
+	case KindSKLookup:
+		return &SKLookup{}
+	case KindNetkit:
+		return &Netkit{}
+	}
+	panic("volume: no hook " + string(kind))
+}
+
+func (h *XDP) shape() shape {
+	return shape{fields: []field{
+		interfaceField(&h.Interfaces),
+		priorityField(&h.Priority),
+		proceedOnField(&h.ProceedOn, XDPVerdicts),
+		{key: "mode", value: choiceValue[XDPMode]{&h.Mode, []XDPMode{XDPAuto, XDPNative, XDPGeneric}},
+			doc: "where the program runs: in the driver (`native`), after it (`generic`), or in the driver if that can do it (`auto`)"},
+	}}.shortFirst("interface")
+}
+
+func (h *TC) shape() shape {
+	return shape{fields: []field{
+		interfaceField(&h.Interfaces),
+		{key: "direction", value: choiceValue[Direction]{&h.Direction, []Direction{Ingress, Egress}}, required: true,
+			doc: "which packets the program sees"},
+		priorityField(&h.Priority),
+		proceedOnField(&h.ProceedOn, TCVerdicts),
+	}}
+}
+
+func (h *Tracepoint) shape() shape {
+	return shape{fields: []field{
+		{key: "name", value: tracepointValue{&h.Group, &h.Name}, required: true,
+			doc: "tracepoint, as below `/sys/kernel/tracing/events`"},
+		cookieField(&h.Cookie),
+	}}.shortFirst("group/name")
+}
+
+func (h *RawTracepoint) shape() shape {
+	return shape{fields: []field{
+		{key: "name", value: textValue{&h.Name, checkEvent, "name"}, required: true,
+			doc: "tracepoint without its group, such as `sched_process_exec`"},
+		cookieField(&h.Cookie),
+	}}.shortFirst("name")
+}
+
+func (h *Kprobe) shape() shape {
+	s := shape{fields: []field{functionField(&h.Function)}, shortDoc: "function"}
+	if !h.Return {
+		s.shortDoc = "function+0x10"
+		s.fields = append(s.fields, field{key: "offset", value: countValue{to: &h.Offset},
+			doc: "bytes into the function; it must be the start of an instruction"})
+	}
+	s.fields = append(s.fields, cookieField(&h.Cookie))
+	s.short = func(text string) (err error) {
+		if h.Function = text; !h.Return {
+			h.Function, h.Offset, err = cutOffset(text)
+		}
+		return errors.Join(err, checkFunction(h.Function))
+	}
+	return s
+}
+
+func (h *Fentry) shape() shape {
+	return shape{fields: []field{functionField(&h.Function), cookieField(&h.Cookie)}}.shortFirst("function")
+}
+
+func (h *Uprobe) shape() shape {
+	return shape{
+		fields: []field{
+			{key: "path", value: textValue{&h.Path, checkBinary, "absolute path"}, required: true,
+				doc: "binary or shared library on the node"},
+			{key: "symbol", value: textValue{&h.Symbol, checkSymbol, "symbol"}, absent: "`offset` counts from the start of the file",
+				doc: "function, as in the binary's symbol table"},
+			{key: "offset", value: countValue{to: &h.Offset}, doc: "bytes from the symbol"},
+			{key: "pid", value: intValue{&h.PID, 0, maxInt}, absent: "every process", doc: "process, in the node's numbering"},
+			cookieField(&h.Cookie),
+		},
+		shortDoc: "path:symbol+0x10",
+		short: func(text string) (err error) {
+			colon := strings.LastIndex(text, ":")
+			if colon < 0 {
+				return fmt.Errorf("%s has no symbol; write path:symbol, like /usr/lib/libc.so.6:malloc", quote(text))
+			}
+			h.Path = text[:colon]
+			h.Symbol, h.Offset, err = cutOffset(text[colon+1:])
+			if err == nil {
+				err = checkBinary(h.Path)
+			}
+			if err == nil && h.Symbol != "" {
+				err = checkSymbol(h.Symbol)
+			}
+			return err
+		},
+		check: func() error {
+			if h.Symbol == "" && h.Offset == 0 {
+				return errors.New("symbol is missing; write symbol: name, or the offset of an instruction in the file")
+			}
+			return nil
+		},
+	}
+}
+
+func (h *LSM) shape() shape {
+	return shape{fields: []field{
+		{key: "name", value: textValue{&h.Name, checkEvent, "name"}, required: true,
+			doc: "hook of the kernel's security modules, such as `file_open`"},
+		cookieField(&h.Cookie),
+	}}.shortFirst("name")
+}
+
+func (h *Cgroup) shape() shape {
+	return shape{fields: []field{
+		{key: "path", value: textValue{&h.Path, checkPath, "path"}, required: true,
+			doc: "cgroup, below the cgroup2 mount or absolute; the program sees what runs in it and below it"},
+		{key: "attach", value: choiceValue[string]{&h.Attach, CgroupAttachTypes}, absent: "as the ELF section says",
+			doc: "what the program is called for"},
+	}}.shortFirst("path")
+}
+
+func (h *PerfEvent) shape() shape {
+	return shape{
+		fields: []field{
+			{key: "event", value: textValue{&h.Event, checkEvent, "name"}, required: true,
+				doc: "software or hardware event, as `perf list` names it: `cpu-clock`, `page-faults`, `cpu-cycles`, `cache-misses`, ..."},
+			{key: "frequency", value: countValue{&h.Frequency, 1}, absent: strconv.Itoa(defaultFrequency) + ", where there is no `period`",
+				doc: "samples per second"},
+			{key: "period", value: countValue{&h.Period, 1}, absent: "`frequency` rules", doc: "one sample every so many events"},
+			{key: "pid", value: intValue{&h.PID, 0, maxInt}, absent: "every process", doc: "process, in the node's numbering"},
+			{key: "cpu", value: intValue{&h.CPU, -1, maxInt}, absent: "every CPU", doc: "CPU; -1 is every CPU"},
+			cookieField(&h.Cookie),
+		},
+		check: func() error {
+			if h.Frequency != 0 && h.Period != 0 {
+				return errors.New("has both frequency and period; write one")
+			}
+			if h.Frequency == 0 && h.Period == 0 {
+				h.Frequency = defaultFrequency
+			}
+			return nil
+		},
+	}.shortFirst("event")
+}
+
+func (h *Iter) shape() shape {
+	return shape{fields: []field{
+		{key: "target", value: textValue{&h.Target, checkEvent, "name"}, required: true,
+			doc: "what the program walks over, such as `task` or `tcp`"},
+	}}.shortFirst("target")
+}
+
+func (h *Netfilter) shape() shape {
+	return shape{fields: []field{
+		{key: "family", value: choiceValue[string]{&h.Family, []string{"ipv4", "ipv6"}}, required: true, doc: "protocol"},
+		{key: "hook", value: choiceValue[string]{&h.Hook, []string{"preRouting", "localIn", "forward", "localOut", "postRouting"}}, required: true,
+			doc: "place in the network stack"},
+		// The ends are the kernel's own (net/netfilter/nf_bpf_link.c).
+		{key: "priority", value: intValue{&h.Priority, math.MinInt32 + 1, math.MaxInt32 - 1},
+			doc: "place among what else is on the hook; lower runs first, 0 is that of iptables' filter table"},
+		{key: "defrag", value: boolValue{&h.Defrag}, doc: "see packets whole, not in fragments"},
+	}}
+}
+
+func (h *SKLookup) shape() shape { return shape{} }
+
+func (h *Netkit) shape() shape {
+	return shape{fields: []field{
+		interfaceField(&h.Interfaces),
+		{key: "peer", value: boolValue{&h.Peer}, doc: "attach to the peer, the device in the container"},
+	}}.shortFirst("interface")
+}
+
+func interfaceField(to *[]string) field {
+	return field{key: "interface", value: interfacesValue{to}, required: true,
+		doc: "network interface of the node; `" + DefaultRoute + "` is the one that its default route uses"}
+}
+
+func priorityField(to *int) field {
+	return field{key: "priority", value: intValue{to, 0, maxPriority}, doc: "place among the programs at one point; lower runs first"}
+}
+
+func proceedOnField(to *[]Verdict, codes map[Verdict]int) field {
+	return field{key: "proceedOn", value: verdictsValue{to, codes},
+		doc: "results after which the next program runs; any other ends the chain"}
+}
+
+func functionField(to *string) field {
+	return field{key: "function", value: textValue{to, checkFunction, "name"}, required: true, doc: "kernel function"}
+}
+
+func cookieField(to *uint64) field {
+	return field{key: "cookie", value: countValue{to: to}, doc: "number that the program gets from `bpf_get_attach_cookie`"}
+}
+
+// cutOffset splits "symbol+0x10". A number alone is an offset, too.
+func cutOffset(s string) (symbol string, offset uint64, err error) {
+	if offset, err := strconv.ParseUint(s, 0, 64); err == nil {
+		return "", offset, nil
+	}
+	plus := strings.LastIndex(s, "+")
+	if plus < 0 {
+		return s, 0, nil
+	}
+	if offset, err = strconv.ParseUint(s[plus+1:], 0, 64); err != nil {
+		return "", 0, fmt.Errorf("%s is not an offset; write a number, like +0x10", quote(s[plus:]))
+	}
+	return s[:plus], offset, nil
+}
