@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+#   docker buildx build --platform linux/amd64,linux/arm64 --build-arg VERSION=$(git describe --tags --always) -t bpfvol .
+#
+# The image holds one static binary and the certificates for registries. The node plugin needs root, the host's
+# /sys/fs/bpf and /run/bpfvol, and kubelet's directory with bidirectional mount propagation: see docs.
+FROM --platform=$BUILDPLATFORM golang:1.26 AS build
+ARG TARGETOS TARGETARCH VERSION=dev
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN --mount=type=cache,target=/go/pkg/mod go mod download
+COPY . .
+RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
+    CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
+    go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o /bpfvol ./cmd/bpfvol
+
+FROM scratch
+LABEL org.opencontainers.image.title="bpfvol" \
+      org.opencontainers.image.description="eBPF programs as Kubernetes volumes" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY LICENSE /LICENSE
+COPY --from=build /bpfvol /bpfvol
+ENTRYPOINT ["/bpfvol"]
+CMD ["serve"]

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+PACKAGES ?= ./...
+
+export CGO_ENABLED = 0
+export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
+# The version comes from the linker flags; asking git again fails in checkouts that belong to someone else.
+export GOFLAGS := $(strip $(GOFLAGS) -buildvcs=false)
+
+GO_BUILD = $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/bpfvol, a static binary. Needs Go alone
+	$(GO_BUILD) -o bin/bpfvol ./cmd/bpfvol
+
+.PHONY: demo
+demo: setup-demo build ## Tell the story of one volume on this machine, every step real. As root
+	$(GO_BUILD) -o bin/reader ./deploy/examples/reader
+	$(GO) run ./e2e/demo bin/bpfvol bin/reader
+
+# Packages that use the kernel run one after another, and go test counts their waiting.
+.PHONY: test
+test: setup-test vet ## Run every test. As root; without, kernel tests skip. PACKAGES=./loader runs some
+	$(GO) test -timeout 30m $(PACKAGES)
+
+.PHONY: fuzz
+fuzz: ## Fuzz everything that reads what others wrote, FUZZTIME (20s) each
+	@grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r file; do \
+		for name in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' "$$file"); do \
+			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(or $(FUZZTIME),20s) "$$(dirname "$$file")" </dev/null || exit 1; \
+		done; \
+	done
+
+.PHONY: bench
+bench: setup-demo build ## Print the figures, a line each. As root. BENCH=node runs one group
+	$(GO) run ./e2e/bench bin/bpfvol $(BENCH)
+
+.PHONY: lint
+lint: vet bin/golangci-lint ## Check format, vet and lint
+	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
+	bin/golangci-lint run $(PACKAGES)
+
+.PHONY: vet
+vet:
+	$(GO) vet $(PACKAGES)
+
+.PHONY: generate
+generate: setup-test ## Make the committed BPF objects and documents again
+	$(GO) generate ./...
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin
+
+.PHONY: setup-demo setup-test
+setup-demo setup-test: setup-%:
+	@e2e/setup.sh $*
+
+# Its version is pinned in tools/go.mod, a module of its own: a linter's dependencies are not the program's.
+bin/golangci-lint: tools/go.mod tools/go.sum
+	cd tools && $(GO) build -o ../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@touch $@

@@ -1,0 +1,50 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# Installs what `make` needs beyond Go, with apt, and nothing that is there already:
+#
+#   setup.sh demo   what the demo and the benchmarks run: ip, ping
+#   setup.sh test   that, and what the tests and `make generate` need: clang, libbpf's headers, other people's objects
+set -eu
+
+PATH=$PATH:/usr/sbin:/sbin # where ip, tc and bpftool are; a plain `su` leaves them out
+
+packages=
+optional=
+command_of() { command -v "$1" >/dev/null 2>&1 || packages="$packages $2"; }
+
+command_of ip iproute2
+command_of ping iputils-ping
+case ${1:-} in
+demo) ;;
+test)
+	command_of git git
+	command_of clang clang
+	command_of llvm-strip llvm
+	[ -e /usr/include/bpf/bpf_helpers.h ] || packages="$packages libbpf-dev"
+	# Not in every release, or under another name (Ubuntu has bpftool in linux-tools): tests that want them say so and skip.
+	command -v bpftool >/dev/null 2>&1 || optional="$optional bpftool"
+	command -v xdp-loader >/dev/null 2>&1 || optional="$optional xdp-tools"
+	;;
+*)
+	echo "usage: setup.sh demo|test" >&2
+	exit 2
+	;;
+esac
+
+[ -n "$packages$optional" ] || exit 0
+if ! command -v apt-get >/dev/null 2>&1 || [ "$(id -u)" != 0 ]; then
+	[ -n "$packages" ] || exit 0
+	echo "setup: missing; as root on Debian or Ubuntu this script installs it, elsewhere install what corresponds to:$packages" >&2
+	exit 1
+fi
+
+export DEBIAN_FRONTEND=noninteractive
+install() { apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
+echo "setup: apt-get install$packages$optional" >&2
+apt-get update -qq
+# shellcheck disable=SC2086 # lists
+if [ -n "$packages" ]; then install $packages; fi
+for package in $optional; do
+	install "$package" || echo "setup: no $package here; tests that need it will skip" >&2
+done
