@@ -4,6 +4,8 @@ package volume
 
 import "slices"
 
+//go:generate go test -run ^TestDocumentIsCurrent$ -update .
+
 // Attribute describes one key of a volume's attributes.
 type Attribute struct {
 	Key     string

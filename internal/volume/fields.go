@@ -54,19 +54,19 @@ func newHook(kind Kind) Hook {
 }
 
 func (h *XDP) shape() shape {
-	return shape{fields: []field{
+	return shape{doc: "the receive path of network interfaces, before the network stack", fields: []field{
 		interfaceField(&h.Interfaces),
 		priorityField(&h.Priority),
 		proceedOnField(&h.ProceedOn, XDPVerdicts),
 		{key: "mode", value: choiceValue[XDPMode]{&h.Mode, []XDPMode{XDPAuto, XDPNative, XDPGeneric}},
 			doc: "where the program runs: in the driver (`native`), after it (`generic`), or in the driver if that can do it (`auto`)"},
-	}}.shortFirst("interface")
+	}}.shortFirst()
 }
 
 func (h *TC) shape() shape {
-	return shape{fields: []field{
+	return shape{doc: "the traffic control layer of network interfaces (TCX, or clsact before Linux 6.6)", fields: []field{
 		interfaceField(&h.Interfaces),
-		{key: "direction", value: choiceValue[Direction]{&h.Direction, []Direction{Ingress, Egress}}, required: true,
+		{key: "direction", value: choiceValue[Direction]{&h.Direction, []Direction{Ingress, Egress}}, required: true, example: "ingress",
 			doc: "which packets the program sees"},
 		priorityField(&h.Priority),
 		proceedOnField(&h.ProceedOn, TCVerdicts),
@@ -74,54 +74,65 @@ func (h *TC) shape() shape {
 }
 
 func (h *Tracepoint) shape() shape {
-	return shape{fields: []field{
-		{key: "name", value: tracepointValue{&h.Group, &h.Name}, required: true,
+	return shape{doc: "a tracepoint of the kernel", fields: []field{
+		{key: "name", value: tracepointValue{&h.Group, &h.Name}, required: true, example: "syscalls/sys_enter_execve",
 			doc: "tracepoint, as below `/sys/kernel/tracing/events`"},
 		cookieField(&h.Cookie),
-	}}.shortFirst("group/name")
+	}}.shortFirst()
 }
 
 func (h *RawTracepoint) shape() shape {
-	return shape{fields: []field{
-		{key: "name", value: textValue{&h.Name, checkEvent, "name"}, required: true,
+	return shape{doc: "a tracepoint of the kernel, with its raw arguments", fields: []field{
+		{key: "name", value: textValue{&h.Name, checkEvent, "name"}, required: true, example: "sched_process_exec",
 			doc: "tracepoint without its group, such as `sched_process_exec`"},
 		cookieField(&h.Cookie),
-	}}.shortFirst("name")
+	}}.shortFirst()
 }
 
 func (h *Kprobe) shape() shape {
-	s := shape{fields: []field{functionField(&h.Function)}, shortDoc: "function"}
+	s := shape{doc: "the return of a kernel function", fields: []field{functionField(&h.Function)}, example: "do_unlinkat"}
 	if !h.Return {
-		s.shortDoc = "function+0x10"
+		s.doc = "the entry of a kernel function, or an instruction in it"
+		s.example = "do_unlinkat+0x10"
 		s.fields = append(s.fields, field{key: "offset", value: countValue{to: &h.Offset},
 			doc: "bytes into the function; it must be the start of an instruction"})
 	}
 	s.fields = append(s.fields, cookieField(&h.Cookie))
-	s.short = func(text string) (err error) {
-		if h.Function = text; !h.Return {
-			h.Function, h.Offset, err = cutOffset(text)
+	s.short = func(text string) error {
+		symbol, offset, err := cutOffset(text)
+		if err == nil && (symbol == "" || h.Return) {
+			symbol, offset = text, 0
 		}
-		return errors.Join(err, checkFunction(h.Function))
+		if err != nil {
+			return err
+		}
+		h.Function, h.Offset = symbol, offset
+		return checkFunction(symbol)
 	}
 	return s
 }
 
 func (h *Fentry) shape() shape {
-	return shape{fields: []field{functionField(&h.Function), cookieField(&h.Cookie)}}.shortFirst("function")
+	s := shape{doc: "the entry of a kernel function, by BPF trampoline", fields: []field{functionField(&h.Function), cookieField(&h.Cookie)}}
+	if h.Exit {
+		s.doc = "the return of a kernel function, by BPF trampoline"
+	}
+	return s.shortFirst()
 }
 
 func (h *Uprobe) shape() shape {
-	return shape{
+	s := shape{
+		doc: "the entry of a function of a binary, or an instruction in it",
 		fields: []field{
-			{key: "path", value: textValue{&h.Path, checkBinary, "absolute path"}, required: true,
+			{key: "path", value: textValue{&h.Path, checkBinary, "absolute path"}, required: true, example: "/usr/lib/libc.so.6",
 				doc: "binary or shared library on the node"},
-			{key: "symbol", value: textValue{&h.Symbol, checkSymbol, "symbol"}, absent: "`offset` counts from the start of the file",
+			{key: "symbol", value: textValue{&h.Symbol, checkSymbol, "symbol"}, example: "malloc", absent: "`offset` counts from the start of the file",
 				doc: "function, as in the binary's symbol table"},
 			{key: "offset", value: countValue{to: &h.Offset}, doc: "bytes from the symbol"},
 			{key: "pid", value: intValue{&h.PID, 0, maxInt}, absent: "every process", doc: "process, in the node's numbering"},
 			cookieField(&h.Cookie),
 		},
-		shortDoc: "path:symbol+0x10",
+		example: "/usr/lib/libc.so.6:malloc+0x10",
 		short: func(text string) (err error) {
 			colon := strings.LastIndex(text, ":")
 			if colon < 0 {
@@ -144,29 +155,34 @@ func (h *Uprobe) shape() shape {
 			return nil
 		},
 	}
+	if h.Return {
+		s.doc = "the return of a function of a binary"
+	}
+	return s
 }
 
 func (h *LSM) shape() shape {
-	return shape{fields: []field{
-		{key: "name", value: textValue{&h.Name, checkEvent, "name"}, required: true,
+	return shape{doc: "a hook of the kernel's security modules, which can refuse", fields: []field{
+		{key: "name", value: textValue{&h.Name, checkEvent, "name"}, required: true, example: "file_open",
 			doc: "hook of the kernel's security modules, such as `file_open`"},
 		cookieField(&h.Cookie),
-	}}.shortFirst("name")
+	}}.shortFirst()
 }
 
 func (h *Cgroup) shape() shape {
-	return shape{fields: []field{
-		{key: "path", value: textValue{&h.Path, checkPath, "path"}, required: true,
+	return shape{doc: "what the processes of a control group (version 2) do", fields: []field{
+		{key: "path", value: textValue{&h.Path, checkPath, "path"}, required: true, example: "kubepods.slice",
 			doc: "cgroup, below the cgroup2 mount or absolute; the program sees what runs in it and below it"},
 		{key: "attach", value: choiceValue[string]{&h.Attach, CgroupAttachTypes}, absent: "as the ELF section says",
 			doc: "what the program is called for"},
-	}}.shortFirst("path")
+	}}.shortFirst()
 }
 
 func (h *PerfEvent) shape() shape {
 	return shape{
+		doc: "samples of a performance event",
 		fields: []field{
-			{key: "event", value: textValue{&h.Event, checkEvent, "name"}, required: true,
+			{key: "event", value: textValue{&h.Event, checkEvent, "name"}, required: true, example: "cpu-clock",
 				doc: "software or hardware event, as `perf list` names it: `cpu-clock`, `page-faults`, `cpu-cycles`, `cache-misses`, ..."},
 			{key: "frequency", value: countValue{&h.Frequency, 1}, absent: strconv.Itoa(defaultFrequency) + ", where there is no `period`",
 				doc: "samples per second"},
@@ -184,20 +200,20 @@ func (h *PerfEvent) shape() shape {
 			}
 			return nil
 		},
-	}.shortFirst("event")
+	}.shortFirst()
 }
 
 func (h *Iter) shape() shape {
-	return shape{fields: []field{
-		{key: "target", value: textValue{&h.Target, checkEvent, "name"}, required: true,
+	return shape{doc: "a walk over kernel objects, shown as a file of the volume", fields: []field{
+		{key: "target", value: textValue{&h.Target, checkEvent, "name"}, required: true, example: "task",
 			doc: "what the program walks over, such as `task` or `tcp`"},
-	}}.shortFirst("target")
+	}}.shortFirst()
 }
 
 func (h *Netfilter) shape() shape {
-	return shape{fields: []field{
-		{key: "family", value: choiceValue[string]{&h.Family, []string{"ipv4", "ipv6"}}, required: true, doc: "protocol"},
-		{key: "hook", value: choiceValue[string]{&h.Hook, []string{"preRouting", "localIn", "forward", "localOut", "postRouting"}}, required: true,
+	return shape{doc: "a netfilter hook of the node's network namespace", fields: []field{
+		{key: "family", value: choiceValue[string]{&h.Family, []string{"ipv4", "ipv6"}}, required: true, example: "ipv4", doc: "protocol"},
+		{key: "hook", value: choiceValue[string]{&h.Hook, []string{"preRouting", "localIn", "forward", "localOut", "postRouting"}}, required: true, example: "localIn",
 			doc: "place in the network stack"},
 		// The ends are the kernel's own (net/netfilter/nf_bpf_link.c).
 		{key: "priority", value: intValue{&h.Priority, math.MinInt32 + 1, math.MaxInt32 - 1},
@@ -206,17 +222,19 @@ func (h *Netfilter) shape() shape {
 	}}
 }
 
-func (h *SKLookup) shape() shape { return shape{} }
+func (h *SKLookup) shape() shape {
+	return shape{doc: "the choice of the socket that receives a packet, in the node's network namespace"}
+}
 
 func (h *Netkit) shape() shape {
-	return shape{fields: []field{
+	return shape{doc: "netkit network devices", fields: []field{
 		interfaceField(&h.Interfaces),
 		{key: "peer", value: boolValue{&h.Peer}, doc: "attach to the peer, the device in the container"},
-	}}.shortFirst("interface")
+	}}.shortFirst()
 }
 
 func interfaceField(to *[]string) field {
-	return field{key: "interface", value: interfacesValue{to}, required: true,
+	return field{key: "interface", value: interfacesValue{to}, required: true, example: "eth0",
 		doc: "network interface of the node; `" + DefaultRoute + "` is the one that its default route uses"}
 }
 
@@ -230,7 +248,7 @@ func proceedOnField(to *[]Verdict, codes map[Verdict]int) field {
 }
 
 func functionField(to *string) field {
-	return field{key: "function", value: textValue{to, checkFunction, "name"}, required: true, doc: "kernel function"}
+	return field{key: "function", value: textValue{to, checkFunction, "name"}, required: true, example: "do_unlinkat", doc: "kernel function"}
 }
 
 func cookieField(to *uint64) field {
@@ -239,15 +257,26 @@ func cookieField(to *uint64) field {
 
 // cutOffset splits "symbol+0x10". A number alone is an offset, too.
 func cutOffset(s string) (symbol string, offset uint64, err error) {
-	if offset, err := strconv.ParseUint(s, 0, 64); err == nil {
+	if offset, ok := parseOffset(s); ok {
 		return "", offset, nil
 	}
 	plus := strings.LastIndex(s, "+")
 	if plus < 0 {
 		return s, 0, nil
 	}
-	if offset, err = strconv.ParseUint(s[plus+1:], 0, 64); err != nil {
+	offset, ok := parseOffset(s[plus+1:])
+	if !ok {
 		return "", 0, fmt.Errorf("%s is not an offset; write a number, like +0x10", quote(s[plus:]))
 	}
 	return s[:plus], offset, nil
+}
+
+// parseOffset reads decimal and hexadecimal numbers.
+func parseOffset(s string) (uint64, bool) {
+	digits, base := s, 10
+	if hex, ok := strings.CutPrefix(s, "0x"); ok {
+		digits, base = hex, 16
+	}
+	offset, err := strconv.ParseUint(digits, base, 64)
+	return offset, err == nil
 }

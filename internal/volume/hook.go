@@ -212,7 +212,13 @@ func (h *PerfEvent) String() string { return "perfEvent " + h.Event }
 func (h *Iter) String() string      { return "iter " + h.Target }
 func (h *Netfilter) String() string { return "netfilter " + h.Family + " " + h.Hook }
 func (h *SKLookup) String() string  { return "skLookup" }
-func (h *Netkit) String() string    { return "netkit " + strings.Join(h.Interfaces, ",") }
+func (h *Netkit) String() string {
+	s := "netkit " + strings.Join(h.Interfaces, ",")
+	if h.Peer {
+		s += " peer"
+	}
+	return s
+}
 
 func offset(o uint64) string {
 	if o == 0 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package volume_test
+package volume
 
 import (
 	"encoding/json"
@@ -14,19 +14,17 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
 	"sigs.k8s.io/yaml"
-
-	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
 var update = flag.Bool("update", false, "write what the code does now as what it should do")
 
 func TestGoodAttributes(t *testing.T) {
 	vectors(t, "testdata/good.txtar", func(t *testing.T, attributes map[string]string) string {
-		s, err := volume.Parse(attributes)
+		s, err := Parse(attributes)
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, err := volume.Parse(s.Attributes())
+		again, err := Parse(s.Attributes())
 		if err != nil {
 			t.Fatalf("canonical attributes: %v", err)
 		}
@@ -39,7 +37,7 @@ func TestGoodAttributes(t *testing.T) {
 
 func TestBadAttributes(t *testing.T) {
 	vectors(t, "testdata/bad.txtar", func(t *testing.T, attributes map[string]string) string {
-		s, err := volume.Parse(attributes)
+		s, err := Parse(attributes)
 		if err == nil {
 			t.Fatalf("taken as %+v", s)
 		}
@@ -87,16 +85,16 @@ func vectors(t *testing.T, file string, run func(*testing.T, map[string]string) 
 }
 
 // inWords shows a volume as JSON with each hook under its name.
-func inWords(t *testing.T, s volume.Spec) string {
+func inWords(t *testing.T, s Spec) string {
 	t.Helper()
 	type attach map[string]any
 	out := struct {
 		Image      string
 		Attach     []attach          `json:",omitempty"`
-		Maps       []volume.MapRef   `json:",omitempty"`
+		Maps       []MapRef          `json:",omitempty"`
 		Variables  map[string]any    `json:",omitempty"`
 		MapEntries map[string]uint32 `json:",omitempty"`
-		PullPolicy volume.PullPolicy
+		PullPolicy PullPolicy
 	}{s.Image, nil, s.Maps, s.Variables, s.MapEntries, s.PullPolicy}
 	for _, a := range s.Attach {
 		out.Attach = append(out.Attach, attach{"program": a.Program, string(a.Hook.Kind()): a.Hook, "point": a.Hook.String()})
@@ -111,7 +109,7 @@ func inWords(t *testing.T, s volume.Spec) string {
 // checkError fails unless err is what Parse promises.
 func checkError(t *testing.T, err error) {
 	t.Helper()
-	var attribute *volume.AttributeError
+	var attribute *AttributeError
 	if !errors.As(err, &attribute) {
 		t.Errorf("got a %T, want an AttributeError", err)
 	}
@@ -146,7 +144,7 @@ func TestParseRefusesWhatIsTooMuch(t *testing.T) {
 			strings.Repeat("y", 1000) + ": {" + strings.Repeat("z", 1000) + ": 1.5}}}"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := volume.Parse(attributes); err == nil {
+			if _, err := Parse(attributes); err == nil {
 				t.Error("taken")
 			} else {
 				checkError(t, err)
@@ -162,7 +160,7 @@ func TestAliasBombIsRefused(t *testing.T) {
 	for i := 1; i < 9; i++ {
 		fmt.Fprintf(&b, "a%d: &a%d [%s*a%d]\n", i, i, strings.Repeat(fmt.Sprintf("*a%d,", i-1), 9), i-1)
 	}
-	_, err := volume.Parse(map[string]string{"image": "a:1", "variables": b.String()})
+	_, err := Parse(map[string]string{"image": "a:1", "variables": b.String()})
 	if err == nil || !strings.Contains(err.Error(), "alias") {
 		t.Errorf("got %v, want a word about aliases", err)
 	}
@@ -171,7 +169,7 @@ func TestAliasBombIsRefused(t *testing.T) {
 func TestParseRefusesWhatIsNoText(t *testing.T) {
 	for _, v := range []string{"a\x00b", "\xff\xfe", "a: \x00"} {
 		for _, key := range []string{"image", "attach", "maps", "variables", "mapEntries", "pullPolicy"} {
-			_, err := volume.Parse(map[string]string{"image": "a:1", key: v})
+			_, err := Parse(map[string]string{"image": "a:1", key: v})
 			if err == nil {
 				t.Errorf("%s: %q was taken", key, v)
 				continue
@@ -184,17 +182,17 @@ func TestParseRefusesWhatIsNoText(t *testing.T) {
 // Of several errors a retry must report the same one, or events pile up.
 func TestParseReportsTheSameErrorEachTime(t *testing.T) {
 	attributes := map[string]string{"a": "", "b": "", "c": "", "image": "", "maps": "/", "attach": "["}
-	_, want := volume.Parse(attributes)
+	_, want := Parse(attributes)
 	for range 100 {
-		if _, got := volume.Parse(attributes); got.Error() != want.Error() {
+		if _, got := Parse(attributes); got.Error() != want.Error() {
 			t.Fatalf("got %q, before %q", got, want)
 		}
 	}
 }
 
 func TestEveryKindCanBeWritten(t *testing.T) {
-	for _, kind := range volume.Kinds {
-		_, err := volume.ParseAttach("{program: a, " + string(kind) + ": 1}")
+	for _, kind := range Kinds {
+		_, err := ParseAttach("{program: a, " + string(kind) + ": 1}")
 		if err == nil || !strings.Contains(err.Error(), "write") {
 			t.Errorf("%s: got %v, want an error that says what to write", kind, err)
 		}

@@ -4,17 +4,19 @@ package volume
 
 import (
 	"fmt"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
 
 // A shape is how a hook is written in YAML. Reading, writing and documentation all follow it, so they agree.
 type shape struct {
+	doc    string // what the program attaches to
 	fields []field
 	// short reads the one string that may stand for the map; nil where there is no such form.
 	short func(string) error
-	// shortDoc is the short form as the documentation shows it.
-	shortDoc string
+	// example is that string, for messages and documentation.
+	example string
 	// check looks at the fields together, after all are read.
 	check func() error
 }
@@ -24,13 +26,14 @@ type field struct {
 	key      string
 	value    value
 	required bool
+	example  string // a value that is good, of a key that an example needs
 	absent   string // what it means to leave the key out, where the default value does not say it
 	doc      string
 }
 
 // shortFirst makes the first field's value the short form.
-func (s shape) shortFirst(doc string) shape {
-	s.shortDoc = doc
+func (s shape) shortFirst() shape {
+	s.example = s.fields[0].example
 	s.short = func(text string) error {
 		return s.fields[0].value.read(scalar("!!str", text))
 	}
@@ -52,6 +55,17 @@ func (s shape) field(key string) (field, bool) {
 		}
 	}
 	return field{}, false
+}
+
+// smallest is the shortest map that is good.
+func (s shape) smallest() string {
+	var fields []string
+	for _, f := range s.fields {
+		if f.example != "" {
+			fields = append(fields, f.key+": "+f.example)
+		}
+	}
+	return "{" + strings.Join(fields, ", ") + "}"
 }
 
 // readHook makes a hook of the kind from its YAML: a map, or the short form.
@@ -80,13 +94,13 @@ func readHook(kind Kind, n *yaml.Node) (Hook, error) {
 		}
 		given[s.fields[0].key] = true
 	case s.short != nil:
-		return nil, fmt.Errorf("is %s; write %s or a map", kindOf(n), s.shortDoc)
+		return nil, fmt.Errorf("is %s; write %s, or a map", kindOf(n), quote(s.example))
 	default:
-		return nil, fmt.Errorf("is %s; write a map", kindOf(n))
+		return nil, fmt.Errorf("is %s; write a map, like %s", kindOf(n), s.smallest())
 	}
 	for _, f := range s.fields {
 		if f.required && !given[f.key] {
-			return nil, fmt.Errorf("%s is missing; write %s: %s", f.key, f.key, f.value.words())
+			return nil, fmt.Errorf("%s is missing; write %s: %s", f.key, f.key, f.example)
 		}
 	}
 	if s.check != nil {

@@ -7,15 +7,15 @@ import (
 	"strings"
 )
 
-// Suggest returns the known word that a writer of word most likely meant, or "" if none is near. Case, "_" and "-"
-// make no difference to nearness; among equally near words the first wins.
+// Suggest returns the known word that a writer of word most likely meant, or "" if none is near: few letters differ, or
+// word is its beginning. Case, "_" and "-" make no difference; among equally near words the first wins.
 func Suggest(word string, known []string) string {
 	const longest = 64
 	if word == "" || len(word) > longest {
 		return ""
 	}
 	word = plain(word)
-	best, nearest := "", (len(word)+2)/3+1
+	best, nearest := "", min((len(word)+2)/3+1, max(len(word), 1))
 	for _, k := range known {
 		if len(k) > longest {
 			continue
@@ -24,7 +24,15 @@ func Suggest(word string, known []string) string {
 			best, nearest = k, d
 		}
 	}
-	return best
+	if best != "" || len(word) < 3 {
+		return best
+	}
+	for _, k := range known {
+		if strings.HasPrefix(plain(k), word) {
+			return k
+		}
+	}
+	return ""
 }
 
 var spelling = strings.NewReplacer("_", "", "-", "")
@@ -60,5 +68,5 @@ func unknown(what, word string, known []string) error {
 	if s := Suggest(word, known); s != "" {
 		return fmt.Errorf("unknown %s %s; did you mean %q?", what, quote(word), s)
 	}
-	return fmt.Errorf("unknown %s %s; there is %s", what, quote(word), strings.Join(known, ", "))
+	return fmt.Errorf("unknown %s %s; known are %s", what, quote(word), strings.Join(known, ", "))
 }
