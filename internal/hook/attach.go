@@ -53,7 +53,9 @@ func Supported(k volume.Kind) error {
 	return &UnsupportedError{Kind: k}
 }
 
-// Attach runs prog at a hook. The caller pins the links it wants to keep and closes all of them.
+// Attach runs prog at a hook. The caller pins the links it wants to keep and closes all of them. The kernel takes up
+// to 80 ms to end the last use of a tracepoint, a perf event or a probe; whoever closes the link waits for that, whoever
+// removes the pin of a link that is not open does not.
 //
 // A name that does not exist on this node is a *MissingError, a feature that the kernel or the machine lacks wraps
 // ebpf.ErrNotSupported.

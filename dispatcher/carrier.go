@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dispatcher
+
+import (
+	"errors"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+)
+
+// carrier is how the kernel holds a program at a point. Starting differs so much that it is no part of it: see startXDP,
+// startTCX and startClsact.
+type carrier interface {
+	// running returns the program that packets meet; ok is false if it is not ours, or the interface is gone.
+	running(s *site) (id ebpf.ProgramID, ok bool, err error)
+	// swap replaces it. Every packet meets one of the two.
+	swap(s *site, prog *ebpf.Program) error
+	// detach ends it, and waits until no packet meets it. Nothing running is success.
+	detach(s *site) error
+}
+
+const (
+	carrierXDP    = "xdp"
+	carrierTCX    = "tcx"
+	carrierClsact = "clsact"
+)
+
+func (s *site) carrier() carrier {
+	if s.record.Carrier == carrierClsact {
+		return clsact{}
+	}
+	return bpfLink{}
+}
+
+// running returns what packets meet at the point, if it is ours.
+func (s *site) running() (ebpf.ProgramID, bool, error) {
+	if s.record == (pointRecord{}) {
+		return 0, false, nil
+	}
+	return s.carrier().running(s)
+}
+
+// bpfLink carries a program by the pinned link of the point, for XDP and TCX.
+type bpfLink struct{}
+
+func (bpfLink) open(s *site) (*linkState, error) {
+	l, err := link.LoadPinnedLink(s.pin(linkPin), nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	info, err := l.Info()
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	st := &linkState{Link: l, id: info.ID, program: info.Program}
+	// The kernel clears the index when the interface goes away: the link is severed.
+	if x := info.XDP(); x != nil {
+		st.ifindex = x.Ifindex
+	} else if x := info.TCX(); x != nil {
+		st.ifindex = x.Ifindex
+	}
+	return st, nil
+}
+
+type linkState struct {
+	link.Link
+	id      link.ID
+	program ebpf.ProgramID
+	ifindex uint32 // 0: severed
+}
+
+func (c bpfLink) running(s *site) (ebpf.ProgramID, bool, error) {
+	l, err := c.open(s)
+	if l == nil || err != nil {
+		return 0, false, err
+	}
+	return l.program, l.ifindex != 0, l.Close()
+}
+
+func (c bpfLink) swap(s *site, prog *ebpf.Program) error {
+	l, err := c.open(s)
+	if err != nil {
+		return err
+	}
+	if l == nil {
+		return os.ErrNotExist
+	}
+	err = l.Update(prog)
+	s.reached("link updated")
+	return errors.Join(err, l.Close())
+}
+
+func (c bpfLink) detach(s *site) error {
+	l, err := c.open(s)
+	if l == nil || err != nil {
+		return err
+	}
+	defer l.Close()
+	if l.ifindex != 0 {
+		// Removing the pin would do, some time after: the kernel ends a link that nobody holds on a thread of its own.
+		if err := l.Detach(); err != nil {
+			return err
+		}
+		s.reached("link detached")
+	}
+	if err := remove(s.pin(linkPin)); err != nil {
+		return err
+	}
+	s.reached("link unpinned")
+	return nil
+}
+
+// keep makes a link that was just made outlive this process. The point record comes before the link's pin: a pinned link
+// without record would have nobody who ends it.
+func (s *site) keep(l link.Link, r pointRecord) error {
+	defer l.Close()
+	s.reached("link made")
+	if err := s.pinPoint(r); err != nil {
+		return err
+	}
+	if err := l.Pin(s.pin(linkPin)); err != nil {
+		return err
+	}
+	s.reached("link pinned")
+	return nil
+}

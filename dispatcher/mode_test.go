@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dispatcher
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfvol/bpfvol/internal/volume"
+)
+
+// kernelMode asks the kernel how an XDP program is attached.
+func (w *world) kernelMode(t testing.TB) (mode volume.XDPMode) {
+	t.Helper()
+	err := w.here.Do(func() error {
+		l, err := netlink.LinkByIndex(w.point.IfIndex)
+		if err != nil {
+			return err
+		}
+		switch l.Attrs().Xdp.AttachMode {
+		case 1: // XDP_ATTACHED_DRV
+			mode = volume.XDPNative
+		case 2: // XDP_ATTACHED_SKB
+			mode = volume.XDPGeneric
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mode
+}
+
+func TestXDPRunsInTheModeAskedFor(t *testing.T) {
+	for asked, want := range map[volume.XDPMode]volume.XDPMode{
+		volume.XDPAuto: volume.XDPNative, volume.XDPNative: volume.XDPNative, volume.XDPGeneric: volume.XDPGeneric,
+	} {
+		t.Run(string(asked), func(t *testing.T) {
+			w := newWorld(t, "xdp")
+			prog, packets := w.program(t, "count", 2)
+			if err := w.attachMode(first, prog, asked); err != nil {
+				t.Fatal(err)
+			}
+			if got := w.kernelMode(t); got != want {
+				t.Errorf("kernel says %q, want %q", got, want)
+			}
+			if st, err := w.Status(); err != nil || st[0].Mode != want {
+				t.Errorf("status says %v, %v, want %q", st, err, want)
+			}
+			w.send(t, 5)
+			if n := count(t, packets); n < 5 {
+				t.Errorf("%d of 5 packets counted", n)
+			}
+			w.mustDetach(t, first.Volume)
+		})
+	}
+}
+
+func TestXDPChangesMode(t *testing.T) {
+	w := newWorld(t, "xdp")
+	prog, _ := w.program(t, "count", 2)
+	for _, mode := range []volume.XDPMode{volume.XDPNative, volume.XDPGeneric, volume.XDPNative} {
+		if err := w.attachMode(first, prog, mode); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.kernelMode(t); got != mode {
+			t.Errorf("kernel says %q, want %q", got, mode)
+		}
+	}
+	w.mustDetach(t, first.Volume)
+}
+
+// The loopback driver has no native XDP.
+func TestDriverWithoutNativeXDPRunsGeneric(t *testing.T) {
+	w := newWorld(t, "xdp")
+	w.point = w.resolve(t, &volume.XDP{Interfaces: []string{"lo"}})
+	prog, _ := w.program(t, "count", 2)
+	err := w.attachMode(first, prog, volume.XDPNative)
+	if !errors.Is(err, ebpf.ErrNotSupported) || !errors.Is(err, unix.EOPNOTSUPP) || !strings.HasSuffix(err.Error(), "; use mode auto or generic") {
+		t.Errorf("error is %v, want not supported", err)
+	}
+	at := w.mustAttach(t, first, prog)
+	if at.Mode != volume.XDPGeneric {
+		t.Errorf("mode is %q, want generic", at.Mode)
+	}
+	w.mustDetach(t, first.Volume)
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dispatcher
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/bpfvol/bpfvol/internal/volume"
+)
+
+// recordVersion is raised when an older reader would misunderstand a record.
+const recordVersion = 1
+
+// pointRecord is what cannot be read back from a point's link.
+type pointRecord struct {
+	Version   int            `json:"version"`
+	Interface string         `json:"interface"`
+	Carrier   string         `json:"carrier"`
+	Mode      volume.XDPMode `json:"mode,omitempty"`
+	// Qdisc says that the clsact qdisc is ours to remove.
+	Qdisc bool `json:"qdisc,omitempty"`
+}
+
+type memberRecord struct {
+	Version int `json:"version"`
+	Member
+}
+
+// pinRecord writes a record to a pin. A record that is there is replaced in one step.
+func pinRecord(path, name string, record any) error {
+	text, err := json.Marshal(record)
+	if err != nil {
+		return err
+	}
+	m, err := ebpf.NewMap(&ebpf.MapSpec{
+		Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(len(text)), MaxEntries: 1,
+		Contents: []ebpf.MapKV{{Key: uint32(0), Value: text}},
+	})
+	if err != nil {
+		return fmt.Errorf("record: %w", err)
+	}
+	defer m.Close()
+	if err := m.Freeze(); err != nil {
+		return fmt.Errorf("freeze record: %w", err)
+	}
+	return replacePin(path, m.Pin)
+}
+
+// pinProgram pins a program without moving the pins that the caller may have of it. A pin that is there is replaced in
+// one step.
+func pinProgram(path string, prog *ebpf.Program) error {
+	own, err := prog.Clone()
+	if err != nil {
+		return err
+	}
+	defer own.Close()
+	return replacePin(path, own.Pin)
+}
+
+// newSuffix is that of a pin that is about to replace another.
+const newSuffix = "-new"
+
+func replacePin(path string, pin func(string) error) error {
+	fresh := path + newSuffix
+	if err := remove(fresh); err != nil {
+		return err
+	}
+	if err := pin(fresh); err != nil {
+		return err
+	}
+	return os.Rename(fresh, path)
+}
+
+// readRecord reads a record; os.ErrNotExist if there is none.
+func readRecord(path string, record any) error {
+	m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	text, err := m.LookupBytes(uint32(0))
+	if err != nil {
+		return fmt.Errorf("record: %w", err)
+	}
+	var version struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(text, &version); err != nil {
+		return fmt.Errorf("record: %w", err)
+	}
+	if version.Version != recordVersion {
+		return fmt.Errorf("record has version %d, this bpfvol reads %d; remove the volume with the version that made it", version.Version, recordVersion)
+	}
+	return json.Unmarshal(text, record)
+}
+
+// remove removes a pin or an empty directory that may be gone.
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}

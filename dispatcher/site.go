@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dispatcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfvol/bpfvol/internal/volume"
+)
+
+// site is a point that the caller holds locked, as read back from its pins.
+type site struct {
+	*Dispatcher
+	Point
+	dir     string
+	lock    *os.File
+	record  pointRecord // zero: nothing was attached
+	members []member    // complete ones, in no order
+}
+
+// member is a Member and its directory.
+type member struct {
+	Member
+	dir string
+}
+
+const (
+	recordPin  = "record"
+	linkPin    = "link"
+	progPin    = "prog"
+	membersDir = "members"
+)
+
+// open locks a point and reads it. Without create, a point that does not exist is nil.
+func (d *Dispatcher) open(ctx context.Context, p Point, create bool) (_ *site, err error) {
+	s := &site{Dispatcher: d, Point: p, dir: filepath.Join(d.root, p.dirName())}
+	for s.lock == nil {
+		if create {
+			if err := d.makeDir(s.dir); err != nil {
+				return nil, err
+			}
+		}
+		s.lock, err = lockDir(ctx, s.dir)
+		if errors.Is(err, os.ErrNotExist) {
+			if !create {
+				return nil, nil
+			}
+			continue // removed by the member that left
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	if err := s.read(); err != nil {
+		s.lock.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// makeDir makes the directory of a point, and that of all points. Another caller may be removing the latter.
+func (d *Dispatcher) makeDir(dir string) error {
+	for {
+		if err := os.MkdirAll(d.root, 0o700); err != nil {
+			return err
+		}
+		err := os.Mkdir(dir, 0o700)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			continue
+		case errors.Is(err, os.ErrExist):
+			return nil
+		case err != nil:
+			return err
+		}
+		var fs unix.Statfs_t
+		if err := unix.Statfs(dir, &fs); err == nil && fs.Type != unix.BPF_FS_MAGIC {
+			os.Remove(dir)
+			return fmt.Errorf("%s: not on a bpffs; mount one: mount -t bpf bpf /sys/fs/bpf", d.root)
+		}
+		return nil
+	}
+}
+
+// lockPoll is how often a lock that another holds is tried again. Its holder may wait 20 ms for the kernel.
+const lockPoll = 2 * time.Millisecond
+
+// lockDir locks a directory and makes sure that it is still there. Closing the file unlocks.
+func lockDir(ctx context.Context, dir string) (_ *os.File, err error) {
+	for {
+		f, err := os.Open(dir)
+		if err != nil {
+			return nil, err
+		}
+		for {
+			err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+			if err == nil || !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				f.Close()
+				return nil, fmt.Errorf("wait for another change of the same hook: %w", context.Cause(ctx))
+			case <-time.After(lockPoll):
+			}
+		}
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", dir, err)
+		}
+		locked, err1 := f.Stat()
+		now, err2 := os.Stat(dir)
+		if err1 == nil && err2 == nil && os.SameFile(locked, now) {
+			return f, nil
+		}
+		f.Close()
+		if err := errors.Join(err1, err2); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// read takes the state of the point from its pins.
+func (s *site) read() error {
+	if err := readRecord(s.pin(recordPin), &s.record); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s: %w", s.Point, err)
+	}
+	if s.Interface == "" {
+		s.Interface = s.record.Interface
+	}
+	s.members = nil
+	volumes, err := readDir(s.pin(membersDir))
+	if err != nil {
+		return err
+	}
+	for _, v := range volumes {
+		programs, err := readDir(s.pin(membersDir, v))
+		if err != nil {
+			return err
+		}
+		for _, p := range programs {
+			dir := s.pin(membersDir, v, p)
+			var r memberRecord
+			err := readRecord(filepath.Join(dir, recordPin), &r)
+			if errors.Is(err, os.ErrNotExist) {
+				continue // incomplete
+			} else if err != nil {
+				return fmt.Errorf("%s: %w", s.Point, err)
+			}
+			s.members = append(s.members, member{Member: r.Member, dir: dir})
+		}
+	}
+	return nil
+}
+
+// readDir returns the names in a directory; none if it does not exist.
+func readDir(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	return names, nil
+}
+
+// close unlocks the point and, if nothing is at it, removes its directory.
+func (s *site) close() error {
+	os.Remove(s.pin(membersDir)) // fails if there are members
+	os.Remove(s.dir)
+	return s.lock.Close()
+}
+
+func (s *site) pin(elements ...string) string {
+	return filepath.Join(append([]string{s.dir}, elements...)...)
+}
+
+// pinMember adds a member, or gives it another program and settings. The record is last: it completes the member.
+func (s *site) pinMember(m Member, prog *ebpf.Program) error {
+	dir := s.pin(membersDir, m.Volume, volume.FileName(m.Program))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	s.reached("member directory made")
+	if err := pinProgram(filepath.Join(dir, progPin), prog); err != nil {
+		return fmt.Errorf("pin program %q: %w", m.Program, err)
+	}
+	s.reached("member program pinned")
+	if err := pinRecord(filepath.Join(dir, recordPin), "bpfvol_member", memberRecord{Version: recordVersion, Member: m}); err != nil {
+		return err
+	}
+	s.reached("member record pinned")
+	s.members = slices.DeleteFunc(s.members, func(have member) bool { return have.same(m) })
+	s.members = append(s.members, member{Member: m, dir: dir})
+	return nil
+}
+
+// pinPoint writes the record of a point where something runs, or is about to.
+func (s *site) pinPoint(r pointRecord) error {
+	r.Version, r.Interface = recordVersion, s.Interface
+	if err := pinRecord(s.pin(recordPin), "bpfvol_point", r); err != nil {
+		return err
+	}
+	s.record = r
+	s.reached("point record pinned")
+	return nil
+}
+
+// clear detaches what is attached and removes all members, complete or not.
+func (s *site) clear() error {
+	if s.record != (pointRecord{}) {
+		if err := s.carrier().detach(s); err != nil {
+			return err
+		}
+		if err := errors.Join(remove(s.pin(recordPin+newSuffix)), remove(s.pin(recordPin))); err != nil {
+			return err
+		}
+		s.record = pointRecord{}
+		s.reached("point record removed")
+	} else if err := remove(s.pin(recordPin + newSuffix)); err != nil {
+		return err
+	}
+	volumes, err := readDir(s.pin(membersDir))
+	if err != nil {
+		return err
+	}
+	for _, v := range volumes {
+		if err := s.unpinMembers(v); err != nil {
+			return err
+		}
+	}
+	s.members = nil
+	return nil
+}
+
+// unpinMembers removes the members of a volume, which no longer run: the record first, so that what is left of a crash
+// is incomplete.
+func (s *site) unpinMembers(volume string) error {
+	programs, err := readDir(s.pin(membersDir, volume))
+	if err != nil {
+		return err
+	}
+	for _, p := range programs {
+		for _, pin := range []string{recordPin, recordPin + newSuffix, progPin, progPin + newSuffix, ""} {
+			if err := remove(s.pin(membersDir, volume, p, pin)); err != nil {
+				return err
+			}
+			s.reached("member " + pin + " removed")
+		}
+	}
+	return remove(s.pin(membersDir, volume))
+}
+
+// points lists the points that have a directory.
+func (d *Dispatcher) points() ([]Point, error) {
+	names, err := readDir(d.root)
+	if err != nil {
+		return nil, err
+	}
+	var points []Point
+	for _, name := range names {
+		if p, ok := parsePoint(name); ok {
+			points = append(points, p)
+		}
+	}
+	return points, nil
+}
+
+// look reports, without a lock, whether a volume has something at a point, and whether nothing at all has.
+func (d *Dispatcher) look(p Point, volume string) (mine, empty bool) {
+	volumes, err := readDir(filepath.Join(d.root, p.dirName(), membersDir))
+	return slices.Contains(volumes, volume), err == nil && len(volumes) == 0
+}
+
+// removeEmpty removes the directory of all points when the last is gone.
+func (d *Dispatcher) removeEmpty() { os.Remove(filepath.Clean(d.root)) }

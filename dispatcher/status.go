@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dispatcher
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/bpfvol/bpfvol/internal/volume"
+)
+
+// PointStatus is a point as it is in the kernel now.
+type PointStatus struct {
+	Point
+	Carrier string         // xdp, tcx or clsact
+	Mode    volume.XDPMode // native or generic; empty for TC
+	Link    link.ID        // 0 where there is none: clsact
+	Program Program        // what packets meet
+	Members []MemberStatus // in the order they run
+	// Severed says that nothing runs: the interface, or what attached the members, is gone.
+	Severed bool
+}
+
+// MemberStatus is a member and its own program.
+type MemberStatus struct {
+	Member
+	Loaded Program
+}
+
+// Program names a loaded program.
+type Program struct {
+	ID   ebpf.ProgramID
+	Name string // at most 15 bytes
+}
+
+// Status reads every point back from its pins and the kernel, sorted by interface. A point that is being changed is
+// waited for.
+func (d *Dispatcher) Status() ([]PointStatus, error) {
+	points, err := d.points()
+	if err != nil {
+		return nil, err
+	}
+	var all []PointStatus
+	for _, p := range points {
+		st, err := d.status(p)
+		if err != nil {
+			return nil, err
+		}
+		if st != nil {
+			all = append(all, *st)
+		}
+	}
+	slices.SortFunc(all, func(a, b PointStatus) int {
+		return cmp.Or(cmp.Compare(a.NetNS, b.NetNS), cmp.Compare(a.Interface, b.Interface), cmp.Compare(a.IfIndex, b.IfIndex),
+			cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Direction, b.Direction))
+	})
+	return all, nil
+}
+
+func (d *Dispatcher) status(p Point) (_ *PointStatus, err error) {
+	s, err := d.open(context.Background(), p, false)
+	if s == nil || err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if len(s.members) == 0 {
+		return nil, nil
+	}
+	st := &PointStatus{Point: s.Point, Carrier: s.record.Carrier, Mode: s.record.Mode}
+	id, alive, err := s.running()
+	if err != nil {
+		return nil, err
+	}
+	st.Severed = !alive
+	if id != 0 {
+		st.Program = Program{ID: id, Name: programName(id)}
+	}
+	if l, err := (bpfLink{}).open(s); err != nil {
+		return nil, err
+	} else if l != nil {
+		st.Link = l.id
+		l.Close()
+	}
+	for _, m := range s.members {
+		loaded, err := pinnedProgram(filepath.Join(m.dir, progPin))
+		if err != nil {
+			return nil, err
+		}
+		st.Members = append(st.Members, MemberStatus{Member: m.Member, Loaded: loaded})
+	}
+	slices.SortFunc(st.Members, func(a, b MemberStatus) int {
+		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Volume, b.Volume), cmp.Compare(a.Member.Program, b.Member.Program))
+	})
+	return st, nil
+}
+
+func pinnedProgram(path string) (Program, error) {
+	prog, err := ebpf.LoadPinnedProgram(path, nil)
+	if err != nil {
+		return Program{}, err
+	}
+	defer prog.Close()
+	info, err := prog.Info()
+	if err != nil {
+		return Program{}, err
+	}
+	id, _ := info.ID()
+	return Program{ID: id, Name: info.Name}, nil
+}
