@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bpfvol/bpfvol/internal/image"
+	"github.com/bpfvol/bpfvol/internal/node"
+	"github.com/bpfvol/bpfvol/internal/volume"
+	"github.com/bpfvol/bpfvol/verify"
+	"github.com/bpfvol/bpfvol/verify/cosign"
+)
+
+// stateOptions say where the engine keeps things. `serve` and the verbs share them, so they see the same volumes.
+type stateOptions struct {
+	stateDir, bpffsDir string
+}
+
+func (o *stateOptions) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.stateDir, "state-dir", "/run/bpfvol", "directory of the volumes' records; must not survive a reboot")
+	cmd.Flags().StringVar(&o.bpffsDir, "bpffs-dir", "/sys/fs/bpf/bpfvol", "directory of the pins, on a bpffs")
+}
+
+// engine opens the engine for looking only.
+func (o *stateOptions) engine() (*node.Engine, error) {
+	return node.Open(node.Options{StateDir: o.stateDir, BPFFSDir: o.bpffsDir})
+}
+
+// imageOptions say where images come from.
+type imageOptions struct {
+	cacheDir, registries string
+}
+
+func (o *imageOptions) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.cacheDir, "cache-dir", "/var/lib/bpfvol", "directory of the image cache, an OCI layout below it")
+	cmd.Flags().StringVar(&o.registries, "registries", "", "YAML file: mirrors, CA files, plain HTTP per registry host")
+}
+
+// open opens the image cache. Pulls run on ctx. The caller must Close the store.
+func (o *imageOptions) open(ctx context.Context) (*image.Store, error) {
+	var hosts image.Registries
+	if o.registries != "" {
+		var err error
+		if hosts, err = image.LoadRegistries(o.registries); err != nil {
+			return nil, err
+		}
+	}
+	return image.Open(image.Options{Dir: o.cacheDir + "/oci", Registries: hosts, Context: ctx})
+}
+
+// policyOptions say what the local user may run.
+type policyOptions struct {
+	dir           string
+	keys          []string
+	allowUnsigned bool
+}
+
+// defaultPolicyDir is asked by run and publish. It need not exist.
+const defaultPolicyDir = "/etc/bpfvol/policy.d"
+
+func (o *policyOptions) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.dir, "policy-dir", defaultPolicyDir, "directory of BytecodePolicy files")
+	cmd.Flags().StringArrayVar(&o.keys, "key", nil, "also allow images signed by this public key (PEM `FILE`); repeatable")
+	cmd.Flags().BoolVar(&o.allowUnsigned, "allow-unsigned", false, "also allow images that nobody signed")
+}
+
+// open returns the policies for the local user: those of the directory, and one for each one-off flag.
+func (o *policyOptions) open() (verify.Policies, error) {
+	var all verify.Union
+	dir, err := verify.OpenDir(o.dir, cosign.Compile)
+	switch {
+	case err == nil:
+		if err := dir.Err(); err != nil {
+			return nil, err
+		}
+		all = append(all, dir)
+	case o.dir != defaultPolicyDir || !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	}
+	oneOff, err := keyPolicies(o.keys)
+	if err != nil {
+		return nil, err
+	}
+	if o.allowUnsigned {
+		oneOff = append(oneOff, verify.UnsignedPolicy())
+	}
+	return append(all, verify.Static(oneOff)), nil
+}
+
+// localSubject is who calls the command line.
+func localSubject() verify.Subject {
+	name := fmt.Sprint(os.Getuid())
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	return verify.Subject{Namespace: "local", ServiceAccount: name}
+}
+
+// attributeOptions are the volume attributes as flags: the same parser, the same errors.
+type attributeOptions struct {
+	attach     []string
+	maps       string
+	variables  string
+	mapEntries string
+	pullPolicy string
+}
+
+func (o *attributeOptions) flags(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVar(&o.attach, "attach", nil, "`YAML` of one attachment or a list: '{program: count, xdp: {interface: eth0}}'; repeatable")
+	cmd.Flags().StringVar(&o.maps, "maps", "", "comma list of maps to show; default every map that is not a data section")
+	cmd.Flags().StringVar(&o.variables, "variables", "", "`YAML` map of global variables to set before load")
+	cmd.Flags().StringVar(&o.mapEntries, "map-entries", "", "`YAML` map of map name to max_entries")
+	cmd.Flags().StringVar(&o.pullPolicy, "pull-policy", "", "Always, IfNotPresent or Never; default IfNotPresent, Always for :latest")
+}
+
+// attributes returns what a pod would write.
+func (o *attributeOptions) attributes(ref string) (map[string]string, error) {
+	attrs := map[string]string{volume.KeyImage: ref}
+	if len(o.attach) > 0 {
+		var all []volume.Attach
+		for _, text := range o.attach {
+			parsed, err := volume.ParseAttach(text)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, parsed...)
+		}
+		attrs[volume.KeyAttach] = volume.MarshalAttach(all)
+	}
+	for key, value := range map[string]string{
+		volume.KeyMaps: o.maps, volume.KeyVariables: o.variables, volume.KeyMapEntries: o.mapEntries, volume.KeyPullPolicy: o.pullPolicy,
+	} {
+		if strings.TrimSpace(value) != "" {
+			attrs[key] = value
+		}
+	}
+	return attrs, nil
+}

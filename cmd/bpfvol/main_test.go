@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/bpfvol/bpfvol/e2e/nobpf"
+	"github.com/bpfvol/bpfvol/internal/bpftest"
+	"github.com/bpfvol/bpfvol/internal/image/imagetest"
+)
+
+// The scripts in testdata run the real command; each file is one thing a user does.
+
+func TestMain(m *testing.M) {
+	testscript.Main(checked{m}, map[string]func(){
+		"bpfvol": func() {
+			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+		},
+		// nobpf CMD ARG...: CMD as uid 65534 without capabilities and without bpf(2).
+		"nobpf": func() {
+			nobpf.Main(append([]string{"nobpf", nobpf.Arg}, os.Args[1:]...))
+		},
+	})
+}
+
+type checked struct{ m *testing.M }
+
+func (c checked) Run() int { return bpftest.Run(c.m) }
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			host := imagetest.Registry(t)
+			objects, err := os.Getwd()
+			if err != nil {
+				return err
+			}
+			env.Setenv("REGISTRY", host)
+			env.Setenv("OBJECTS", objects+"/../../bpf")
+			env.Setenv("COSIGN_PASSWORD", "")
+			for _, dir := range []string{"STATE", "CACHE", "BPFFS"} {
+				env.Setenv("BPFVOL_"+dir+"_DIR", env.WorkDir+"/."+dir)
+			}
+			env.Setenv("BPFVOL_REGISTRIES", env.WorkDir+"/registries.yaml")
+			return os.WriteFile(env.WorkDir+"/registries.yaml", []byte("registries:\n- host: "+host+"\n  plainHTTP: true\n"), 0o644)
+		},
+		Condition: func(cond string) (bool, error) { return cond == "root" && os.Geteuid() == 0, nil },
+	})
+}

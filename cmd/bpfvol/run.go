@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bpfvol/bpfvol/internal/node"
+	"github.com/bpfvol/bpfvol/internal/podfs"
+	"github.com/bpfvol/bpfvol/loader"
+)
+
+// publishOptions is what run and publish share: the whole engine, for one volume at a directory.
+type publishOptions struct {
+	stateOptions
+	imageOptions
+	policyOptions
+	attributeOptions
+	group   int
+	verbose bool
+}
+
+func (o *publishOptions) flags(cmd *cobra.Command) {
+	o.attributeOptions.flags(cmd)
+	o.policyOptions.flags(cmd)
+	o.stateOptions.flags(cmd)
+	o.imageOptions.flags(cmd)
+	cmd.Flags().IntVar(&o.group, "group", -1, "group id that may read the files; default everyone")
+	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "print each stage, and the whole verifier log")
+}
+
+const publishLong = `
+The image must be allowed by a policy: a file in --policy-dir with subject local/<user>, or one-off by
+--key FILE (signed by this key) or --allow-unsigned.`
+
+func newRun() *cobra.Command {
+	var o publishOptions
+	cmd := &cobra.Command{
+		Use:     "run IMAGE DIR",
+		GroupID: "node",
+		Short:   "Run an image and show its maps at DIR until Ctrl-C",
+		Long: strings.TrimSpace(`
+Run does what a pod's volume does: it pulls, verifies, loads and attaches the image's programs and mounts
+their maps at DIR. On Ctrl-C everything is taken away again.` + "\n" + publishLong),
+		Example: `  bpfvol run ghcr.io/acme/count:v1 --key acme.pub --attach '{program: count, xdp: {interface: veth0}}' /run/count`,
+		Args:    exactArgs("IMAGE", "DIR"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.run(cmd.Context(), args[0], args[1], cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	o.flags(cmd)
+	return cmd
+}
+
+func newPublish() *cobra.Command {
+	var o publishOptions
+	cmd := &cobra.Command{
+		Use:     "publish IMAGE DIR",
+		GroupID: "node",
+		Short:   "Run an image and show its maps at DIR until `bpfvol unpublish DIR`",
+		Long:    strings.TrimSpace("Publish is `bpfvol run` in two steps: the programs run on after it has returned.\n" + publishLong),
+		Example: "  bpfvol publish ghcr.io/acme/count:v1 --key acme.pub --attach '{program: count, xdp: {interface: veth0}}' /run/count\n" +
+			"  bpfvol unpublish /run/count",
+		Args: exactArgs("IMAGE", "DIR"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.publish(cmd.Context(), args[0], args[1], cmd.ErrOrStderr(), func(engine *node.Engine, id string) error {
+				return describe(cmd.OutOrStdout(), engine, id)
+			})
+		},
+	}
+	o.flags(cmd)
+	return cmd
+}
+
+func newUnpublish() *cobra.Command {
+	var o stateOptions
+	cmd := &cobra.Command{
+		Use:     "unpublish DIR",
+		GroupID: "node",
+		Short:   "Take away what was published at DIR",
+		Long:    "Unpublish detaches the programs, unmounts DIR and removes it. A DIR where nothing is published is no error.",
+		Args:    exactArgs("DIR"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			target, err := filepath.Abs(args[0])
+			if err != nil {
+				return err
+			}
+			engine, err := o.engine()
+			if err != nil {
+				return err
+			}
+			return engine.Unpublish(cmd.Context(), localID(target), target)
+		},
+	}
+	o.flags(cmd)
+	return cmd
+}
+
+// localID is the volume id of a directory: the directory is all a person has to remember.
+func localID(target string) string { return "local:" + target }
+
+// run publishes, waits for ctx to end, and unpublishes.
+func (o *publishOptions) run(ctx context.Context, ref, dir string, stdout, stderr io.Writer) error {
+	return o.publish(ctx, ref, dir, stderr, func(engine *node.Engine, id string) error {
+		if err := describe(stdout, engine, id); err != nil {
+			return err
+		}
+		fmt.Fprintln(stderr, "running; Ctrl-C takes everything away")
+		<-ctx.Done()
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		defer cancel()
+		target, err := filepath.Abs(dir)
+		if err != nil {
+			return err
+		}
+		return engine.Unpublish(undo, id, target)
+	})
+}
+
+// publish publishes one volume and then calls then.
+func (o *publishOptions) publish(ctx context.Context, ref, dir string, stderr io.Writer, then func(*node.Engine, string) error) error {
+	target, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	attributes, err := o.attributes(ref)
+	if err != nil {
+		return err
+	}
+	policies, err := o.policyOptions.open()
+	if err != nil {
+		return err
+	}
+	images, err := o.imageOptions.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer images.Close()
+	if o.allowUnsigned {
+		fmt.Fprintln(stderr, "warning: --allow-unsigned: the image runs in this machine's kernel, whoever made it")
+	}
+	engine, err := node.Open(node.Options{
+		StateDir: o.stateDir, BPFFSDir: o.bpffsDir, Images: images, Policies: policies,
+		Reached: func(s node.Stage) {
+			if o.verbose {
+				fmt.Fprintf(stderr, "%s\n", s)
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	req := node.Request{VolumeID: localID(target), Target: target, Attributes: attributes, Subject: localSubject()}
+	if o.group >= 0 {
+		req.Group = &o.group
+	}
+	if err := engine.Publish(ctx, req); err != nil {
+		var rejected *loader.VerifierError
+		if o.verbose && errors.As(err, &rejected) {
+			fmt.Fprintln(stderr, rejected.Log)
+		}
+		return err
+	}
+	return then(engine, req.VolumeID)
+}
+
+// describe prints what runs now and where to read it.
+func describe(w io.Writer, engine *node.Engine, id string) error {
+	volumes, err := engine.List()
+	if err != nil {
+		return err
+	}
+	points, err := engine.Status()
+	if err != nil {
+		return err
+	}
+	for _, v := range volumes {
+		if v.VolumeID != id {
+			continue
+		}
+		fmt.Fprintf(w, "image   %s@%s\nsigner  %s (policy %s)\n", v.Image, v.Digest, printable(v.Signer), v.Policy)
+		for _, p := range points {
+			for _, m := range p.Members {
+				if m.VolumeID == id {
+					fmt.Fprintf(w, "runs    %s at %s %s\n", m.Program, p.Point, parenthesised(p.Mode))
+				}
+			}
+		}
+		shown, err := podfs.Read(v.Target)
+		if err != nil {
+			return err
+		}
+		for _, m := range shown.Maps {
+			if m.JSON {
+				fmt.Fprintf(w, "read    cat %s/json/%s\n", v.Target, m.Name)
+			} else {
+				fmt.Fprintf(w, "read    %s/maps/%s (%s: by BPF_OBJ_GET only)\n", v.Target, m.Name, m.Type)
+			}
+		}
+	}
+	return nil
+}
+
+func parenthesised(s string) string {
+	if s == "" {
+		return ""
+	}
+	return "(" + s + ")"
+}

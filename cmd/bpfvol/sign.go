@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bpfvol/bpfvol/internal/image"
+	"github.com/bpfvol/bpfvol/internal/volume"
+	"github.com/bpfvol/bpfvol/verify"
+	"github.com/bpfvol/bpfvol/verify/cosign"
+)
+
+// passwordVariable protects a private key. It is cosign's, so that the keys can be used by both.
+const passwordVariable = "COSIGN_PASSWORD"
+
+func newKeygen() *cobra.Command {
+	var prefix string
+	cmd := &cobra.Command{
+		Use:     "keygen",
+		GroupID: "image",
+		Short:   "Make a signing key",
+		Long: strings.TrimSpace(`
+Keygen writes bpfvol.key, a private key that cosign can use as well, and bpfvol.pub for policies.
+The private key is encrypted with the password in COSIGN_PASSWORD, which may be empty.`),
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			private, public, err := cosign.GenerateKey([]byte(os.Getenv(passwordVariable)))
+			if err != nil {
+				return err
+			}
+			if err := writeNew(prefix+".key", private, 0o600); err != nil {
+				return err
+			}
+			if err := writeNew(prefix+".pub", public, 0o644); err != nil {
+				return errors.Join(err, os.Remove(prefix+".key"))
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "private key  %s.key\npublic key   %s.pub\n", prefix, prefix)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&prefix, "prefix", "bpfvol", "path of the files without .key and .pub")
+	return cmd
+}
+
+// writeNew never replaces a file: a lost key can't be made again.
+func writeNew(path string, data []byte, mode os.FileMode) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
+}
+
+func newSign() *cobra.Command {
+	var o layoutOptions
+	var key, format string
+	cmd := &cobra.Command{
+		Use:     "sign IMAGE",
+		GroupID: "image",
+		Short:   "Sign an image with a private key",
+		Long: strings.TrimSpace(`
+Sign signs the image's digest and stores the signature beside it: in the local cache for an image that was
+built here and not pushed yet, else in the registry. cosign verifies it: --format bundle is what cosign v3
+writes, tag and referrer are what cosign v2 writes.`),
+		Example: "  bpfvol sign ghcr.io/acme/count:v1 --key bpfvol.key",
+		Args:    exactArgs("IMAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if key == "" {
+				return &usageError{errors.New("sign: --key FILE is missing; make one with bpfvol keygen")}
+			}
+			pem, err := os.ReadFile(key)
+			if err != nil {
+				return fmt.Errorf("--key: %w", err)
+			}
+			ref, err := image.ParseReference(args[0])
+			if err != nil {
+				return err
+			}
+			store, err := o.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer store.Close()
+			root, err := store.Resolve(cmd.Context(), ref, image.PullOptions{Policy: volume.PullIfNotPresent})
+			if err != nil {
+				return err
+			}
+			ref.Digest = root.Digest
+			sig, err := cosign.Sign(cmd.Context(), pem, []byte(os.Getenv(passwordVariable)), root.Digest, ref, image.Format(format))
+			if err != nil {
+				return fmt.Errorf("%w; the key's password is read from %s", err, passwordVariable)
+			}
+			if err := store.AttachSignature(cmd.Context(), ref, sig); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "signed %s@%s\n", ref.Name(), root.Digest)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&key, "key", "", "private key `FILE` (cosign's or plain PEM)")
+	cmd.Flags().StringVar(&format, "format", string(image.FormatBundle), "bundle, tag or referrer")
+	o.flags(cmd)
+	return cmd
+}
+
+func newVerify() *cobra.Command {
+	var o layoutOptions
+	var keys []string
+	cmd := &cobra.Command{
+		Use:     "verify IMAGE",
+		GroupID: "image",
+		Short:   "Check an image's signature",
+		Example: "  bpfvol verify ghcr.io/acme/count:v1 --key bpfvol.pub",
+		Args:    exactArgs("IMAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(keys) == 0 {
+				return &usageError{errors.New("verify: --key FILE is missing; it names the public key that must have signed")}
+			}
+			ref, err := image.ParseReference(args[0])
+			if err != nil {
+				return err
+			}
+			store, err := o.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer store.Close()
+			root, err := store.Resolve(cmd.Context(), ref, image.PullOptions{Policy: volume.PullIfNotPresent})
+			if err != nil {
+				return err
+			}
+			policies, err := keyPolicies(keys)
+			if err != nil {
+				return err
+			}
+			signed, err := verify.Check(cmd.Context(), root, policies)
+			if err != nil {
+				return err
+			}
+			return printGrants(cmd.OutOrStdout(), ref, signed)
+		},
+	}
+	cmd.Flags().StringArrayVar(&keys, "key", nil, "public key `FILE` (PEM); repeatable, any one suffices")
+	o.flags(cmd)
+	return cmd
+}
+
+func printGrants(w io.Writer, ref image.Reference, signed verify.Signed) error {
+	for _, g := range signed.Grants() {
+		if _, err := fmt.Fprintf(w, "%s@%s: signed by %s\n", ref.Name(), signed.Digest(), printable(g.Signer.String())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keyPolicies makes a policy of each public key file.
+func keyPolicies(files []string) ([]*verify.Policy, error) {
+	var out []*verify.Policy
+	for _, file := range files {
+		pem, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("--key: %w", err)
+		}
+		p, err := verify.KeyPolicy("--key "+file, pem, cosign.Compile)
+		if err != nil {
+			return nil, fmt.Errorf("--key %s: %w", file, err)
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// systemBPFFS is where systemd and every BPF tool expect the machine's bpffs.
+const systemBPFFS = "/sys/fs/bpf"
+
+// ensureBPFFS makes dir a directory on a bpffs. Where there is no bpffs yet, one is mounted: at /sys/fs/bpf for a
+// directory below it, as systemd would have done, else at dir itself. It stays mounted: pins live in it.
+func ensureBPFFS(dir string) error {
+	mountpoint := dir
+	if strings.HasPrefix(dir, systemBPFFS+"/") {
+		mountpoint = systemBPFFS
+	}
+	on, err := onBPFFS(dir)
+	if err != nil {
+		return err
+	}
+	if !on {
+		if mountpoint == dir {
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				return fmt.Errorf("pins: %w", err)
+			}
+		}
+		if err := unix.Mount("bpf", mountpoint, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
+			return fmt.Errorf("pins: mount a bpffs at %s: %w; needs root and a kernel with CONFIG_BPF_SYSCALL", mountpoint, err)
+		}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("pins: %w", err)
+	}
+	return nil
+}
+
+// onBPFFS says whether dir, or the nearest directory above it that exists, lies on a bpffs.
+func onBPFFS(dir string) (bool, error) {
+	for {
+		var st unix.Statfs_t
+		err := unix.Statfs(dir, &st)
+		if err == nil {
+			return st.Type == unix.BPF_FS_MAGIC, nil
+		}
+		if !errors.Is(err, unix.ENOENT) || dir == "/" {
+			return false, fmt.Errorf("pins: %s: %w", dir, err)
+		}
+		dir = filepath.Dir(dir)
+	}
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package node is the engine: it publishes volumes, unpublishes them and recovers after a crash. It is the only
+// place that orders effects; every other package does one thing when told.
+//
+// One volume goes through these stages, each a value that the next one takes and none looks back:
+//
+//	attributes -> volume.Spec -> policies -> image.Root -> verify.Signed -> verify.Bytecode -> loader.Object
+//	           -> record -> loaded and pinned -> attached -> mounted on the target
+//
+// Up to loader.Object nothing is left behind. The record is on disk before the first effect, and what a record
+// names is taken away by one idempotent teardown, which undo, unpublish and recovery share.
+//
+// What holds, and the test that shows it:
+//   - a refused or failed publish leaves nothing (TestFailedPublishLeavesNothing)
+//   - kill -9 after any stage, then recovery: nothing is left, and a retry works (TestKilledAfterEachStage)
+//   - publishing again with the same arguments changes nothing, with others is refused (TestPublishAgain)
+//   - an idle engine holds no BPF object, so a restart drops no packet (TestIdleEngineHoldsNoBPFObjects)
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf/btf"
+
+	"github.com/bpfvol/bpfvol/dispatcher"
+	"github.com/bpfvol/bpfvol/internal/image"
+	"github.com/bpfvol/bpfvol/internal/volume"
+	"github.com/bpfvol/bpfvol/verify"
+)
+
+// Errors that callers tell apart; see csi/errors.go for their codes.
+var (
+	// ErrBusy means that another call works on this volume.
+	ErrBusy = errors.New("operation in flight")
+	// ErrConflict means that the volume is published with other arguments.
+	ErrConflict = errors.New("already published with other arguments")
+	// ErrTeardown means that something could not be taken away. The record is kept, so Unpublish can try again.
+	ErrTeardown = errors.New("could not take everything away")
+	// ErrUnknownVolume means that there is no such volume, or not at that target.
+	ErrUnknownVolume = errors.New("no such volume")
+)
+
+// Stage names a step of Publish, in the order of Stages.
+type Stage string
+
+const (
+	StageAuthorized Stage = "authorized" // a policy lets this subject name this image
+	StageResolved   Stage = "resolved"   // reference -> digest
+	StageVerified   Stage = "verified"   // a signature satisfies a policy
+	StageOpened     Stage = "opened"     // the object's bytes are here
+	StagePermitted  Stage = "permitted"  // the policy allows what the object really does
+	StageRecorded   Stage = "recorded"   // the record is on disk; effects begin
+	StageLoaded     Stage = "loaded"     // programs and maps are in the kernel and pinned
+	StageAttached   Stage = "attached"   // every program runs
+	StageMounted    Stage = "mounted"    // the target shows the maps
+	StagePublished  Stage = "published"  // the record says so
+)
+
+// Stages lists every stage in order.
+var Stages = []Stage{
+	StageAuthorized, StageResolved, StageVerified, StageOpened, StagePermitted,
+	StageRecorded, StageLoaded, StageAttached, StageMounted, StagePublished,
+}
+
+// Options configures an Engine.
+type Options struct {
+	// StateDir holds the records, on a file system that a reboot clears: /run/bpfvol.
+	StateDir string
+	// BPFFSDir holds the pins: /sys/fs/bpf/bpfvol. A bpffs is mounted there when there is none.
+	BPFFSDir string
+	// TargetRoot is the directory that targets must lie below; empty: anywhere.
+	TargetRoot string
+
+	Images   *image.Store
+	Policies verify.Policies
+
+	// Reached is called after each stage of a publish, for progress and for tests. May be nil.
+	Reached func(Stage)
+}
+
+// Engine publishes volumes on this node. Its methods are safe for concurrent use, also by several processes that
+// share StateDir and BPFFSDir.
+type Engine struct {
+	opts    Options
+	points  *dispatcher.Dispatcher
+	records records
+	locks   locks
+	// types keeps the kernel's BTF between publishes: reading it takes longer than everything else together.
+	types *btf.Cache
+}
+
+// Request is what the caller asks for, already split into who and what.
+type Request struct {
+	VolumeID   string
+	Target     string
+	Attributes map[string]string
+	Subject    verify.Subject
+	Pod        Pod
+	// Group owns the mounted files; nil: everyone may read them.
+	Group    *int
+	ReadOnly bool
+	Keyring  image.Keyring
+}
+
+// Pod is whom the volume is for, for display and logs. Zero for the CLI.
+type Pod struct {
+	Namespace      string `json:"namespace,omitempty"`
+	Name           string `json:"name,omitempty"`
+	UID            string `json:"uid,omitempty"`
+	ServiceAccount string `json:"serviceAccount,omitempty"`
+}
+
+// Open makes an engine over the given directories and creates them. It changes nothing else: call Recover before
+// the first Publish.
+func Open(opts Options) (*Engine, error) {
+	for _, dir := range []string{opts.StateDir, filepath.Join(opts.StateDir, "volumes"), filepath.Join(opts.StateDir, "locks")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("state directory: %w", err)
+		}
+	}
+	if err := ensureBPFFS(opts.BPFFSDir); err != nil {
+		return nil, err
+	}
+	points := filepath.Join(opts.BPFFSDir, "points")
+	for _, dir := range []string{filepath.Join(opts.BPFFSDir, "volumes"), points} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("pins: %w", err)
+		}
+	}
+	return &Engine{
+		opts:    opts,
+		points:  dispatcher.New(points),
+		records: records{dir: filepath.Join(opts.StateDir, "volumes")},
+		locks:   locks{dir: filepath.Join(opts.StateDir, "locks")},
+		types:   btf.NewCache(),
+	}, nil
+}
+
+// pins is where a volume's maps, programs and links are pinned. name is volume.FileName of its id.
+func (e *Engine) pins(name string) string { return filepath.Join(e.opts.BPFFSDir, "volumes", name) }
+
+func (e *Engine) reached(s Stage) {
+	if e.opts.Reached != nil {
+		e.opts.Reached(s)
+	}
+}
+
+// Stats returns the number of files that the volume shows at target, which must be the one it was published at.
+func (e *Engine) Stats(_ context.Context, id, target string) (pins int, err error) {
+	rec, err := e.records.read(volume.FileName(id))
+	if err != nil {
+		return 0, err
+	}
+	if rec.Target != target || rec.State != statePublished {
+		return 0, fmt.Errorf("%w at this path", ErrUnknownVolume)
+	}
+	return rec.Files, nil
+}

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfvol/bpfvol/bpf"
+	"github.com/bpfvol/bpfvol/internal/bpftest"
+	"github.com/bpfvol/bpfvol/internal/image"
+	"github.com/bpfvol/bpfvol/internal/image/imagetest"
+	"github.com/bpfvol/bpfvol/verify"
+	"github.com/bpfvol/bpfvol/verify/cosign"
+)
+
+func TestMain(m *testing.M) { bpftest.Main(m) }
+
+// onGetpgid counts calls of getpgid(2), which nothing on the machine calls by itself, at index 0 of the map hits.
+const onGetpgid = "{program: on_tracepoint, tracepoint: syscalls/sys_enter_getpgid}"
+
+// fixture is an engine with everything around it real: registry, signatures, policy, kernel.
+type fixture struct {
+	*Engine
+	opts     Options
+	registry *imagetest.Server
+	key      []byte // private
+	pods     string // TargetRoot
+	volumes  int
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	bpftest.Root(t)
+	bpftest.NothingLeft(t)
+	dir := t.TempDir()
+	f := &fixture{registry: imagetest.Start(t), pods: filepath.Join(dir, "pods")}
+	if err := os.Mkdir(f.pods, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	private, public, err := cosign.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.key = private
+	policy := `
+apiVersion: bpfvol.io/v1alpha1
+kind: BytecodePolicy
+metadata: {name: acme}
+spec:
+  images: ["` + f.registry.Host + `/acme/*"]
+  authorities:
+  - key:
+      data: |
+        ` + strings.ReplaceAll(strings.TrimSpace(string(public)), "\n", "\n        ") + `
+  subjects: [team/app]
+`
+	policies, err := verify.ParsePolicies([]byte(policy), "acme.yaml", cosign.Compile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.opts = Options{
+		StateDir:   filepath.Join(dir, "state"),
+		BPFFSDir:   filepath.Join(bpftest.BPFFS(t), "bpfvol"),
+		TargetRoot: f.pods,
+		Images:     imagetest.Store(t, f.registry.Host),
+		Policies:   verify.Static(policies),
+	}
+	f.restart(t)
+	return f
+}
+
+// restart is what a new daemon does: it opens the directories and recovers.
+func (f *fixture) restart(t *testing.T) {
+	t.Helper()
+	engine, err := Open(f.opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Engine = engine
+	if err := f.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// push pushes an image without a signature and returns its reference.
+func (f *fixture) push(t *testing.T, name string, elf []byte, form ...imagetest.Format) image.Reference {
+	t.Helper()
+	d := imagetest.PushImage(t, f.registry.Host, "acme/"+name, "v1", elf, form...)
+	ref := imagetest.Reference(t, f.registry.Host+"/acme/"+name+":v1")
+	ref.Digest = d
+	return ref
+}
+
+// sign signs what ref names with the key of the policy.
+func (f *fixture) sign(t *testing.T, ref image.Reference) string {
+	t.Helper()
+	sig, err := cosign.Sign(t.Context(), f.key, nil, ref.Digest, ref, image.FormatBundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := imagetest.Store(t, f.registry.Host).AttachSignature(t.Context(), ref, sig); err != nil {
+		t.Fatal(err)
+	}
+	ref.Digest = ""
+	return ref.String()
+}
+
+// signed pushes and signs.
+func (f *fixture) signed(t *testing.T, name string, elf []byte) string {
+	t.Helper()
+	return f.sign(t, f.push(t, name, elf))
+}
+
+// request asks for a new volume of a new pod.
+func (f *fixture) request(t *testing.T, image, attach string) Request {
+	t.Helper()
+	f.volumes++
+	uid := fmt.Sprintf("00000000-0000-4000-8000-%012d", f.volumes)
+	parent := filepath.Join(f.pods, uid, "volumes", "kubernetes.io~csi", "bpf")
+	if err := os.MkdirAll(parent, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	return Request{
+		VolumeID:   "csi-" + uid,
+		Target:     filepath.Join(parent, "mount"),
+		Attributes: map[string]string{"image": image, "attach": attach},
+		Subject:    verify.Subject{Namespace: "team", ServiceAccount: "app"},
+		Pod:        Pod{Namespace: "team", Name: "pod", UID: uid, ServiceAccount: "app"},
+	}
+}
+
+// publish publishes and takes the volume away with the test.
+func (f *fixture) publish(t *testing.T, req Request) {
+	t.Helper()
+	if err := f.Publish(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.Unpublish(context.WithoutCancel(t.Context()), req.VolumeID, req.Target); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// hits is element 0 of the map hits as the pod reads it.
+func hits(t *testing.T, target string) uint64 {
+	t.Helper()
+	file, err := os.Open(filepath.Join(target, "json", "hits"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	if !lines.Scan() {
+		t.Fatal("json/hits is empty")
+	}
+	var first struct{ Key, Value uint64 }
+	if err := json.Unmarshal(lines.Bytes(), &first); err != nil {
+		t.Fatalf("json/hits: %q: %v", lines.Text(), err)
+	}
+	return first.Value
+}
+
+func getpgid(t *testing.T, times int) {
+	t.Helper()
+	for range times {
+		if _, err := unix.Getpgid(0); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// wantNothing fails if anything of req is left: target, record, pins. The fixture's end checks the kernel.
+func (f *fixture) wantNothing(t *testing.T, req Request) {
+	t.Helper()
+	if _, err := os.Lstat(req.Target); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("target is still there: %v", err)
+	}
+	for _, dir := range []string{f.opts.StateDir, f.opts.BPFFSDir} {
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				t.Errorf("left behind: %s", strings.TrimPrefix(path, dir))
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func hooks() []byte { return bpf.Hooks() }

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/bpfvol/bpfvol/internal/podfs"
+	"github.com/bpfvol/bpfvol/internal/volume"
+)
+
+// recordSchema is the version of the record's fields. A reader refuses a newer one rather than guess.
+const recordSchema = 1
+
+type state string
+
+const (
+	statePublishing state = "publishing" // effects may exist; not yet usable
+	statePublished  state = "published"
+)
+
+// Record says what a volume was asked to be and what was decided. It holds no secret. What really runs is read
+// from the kernel, never from here.
+type Record struct {
+	Schema     int               `json:"schema"`
+	VolumeID   string            `json:"volumeID"`
+	State      state             `json:"state"`
+	Target     string            `json:"target"`
+	Attributes map[string]string `json:"attributes"`
+	Group      *int              `json:"group,omitempty"`
+	ReadOnly   bool              `json:"readOnly,omitempty"`
+	Pod        Pod               `json:"pod,omitzero"`
+	Created    time.Time         `json:"created"`
+
+	// Image is the reference as asked, Digest what it resolved to, Object the bytes that run: enough to load
+	// the same programs again without a network.
+	Image  string        `json:"image"`
+	Digest digest.Digest `json:"digest"`
+	Object digest.Digest `json:"object"`
+	Policy string        `json:"policy"`
+	Signer string        `json:"signer"`
+	// Programs are the attachments in the order they were made.
+	Programs []podfs.Program `json:"programs"`
+	// Files is how many files the volume shows, for NodeGetVolumeStats.
+	Files int `json:"files"`
+}
+
+// sameRequest says whether r was made for the same arguments.
+func (r *Record) sameRequest(req Request) bool {
+	return r.Target == req.Target && r.ReadOnly == req.ReadOnly && maps.Equal(r.Attributes, req.Attributes) &&
+		(r.Group == nil) == (req.Group == nil) && (r.Group == nil || *r.Group == *req.Group)
+}
+
+// records keeps one JSON file per volume. A file is replaced as a whole: a crash leaves the old one or the new one.
+type records struct{ dir string }
+
+func (rs records) path(name string) string { return filepath.Join(rs.dir, name+".json") }
+
+// read returns ErrUnknownVolume when there is no record, and another error when there is one that can't be used.
+func (rs records) read(name string) (*Record, error) {
+	data, err := os.ReadFile(rs.path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrUnknownVolume
+	}
+	if err != nil {
+		return nil, fmt.Errorf("record: %w", err)
+	}
+	var r Record
+	if err := json.Unmarshal(data, &r); err != nil {
+		return nil, fmt.Errorf("record %s.json: %w", name, err)
+	}
+	if r.Schema != recordSchema {
+		return nil, fmt.Errorf("record %s.json: schema %d, this version reads %d", name, r.Schema, recordSchema)
+	}
+	if volume.FileName(r.VolumeID) != name {
+		return nil, fmt.Errorf("record %s.json: is of volume %q", name, r.VolumeID)
+	}
+	return &r, nil
+}
+
+func (rs records) write(r *Record) (err error) {
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("record: %w", err)
+	}
+	path := rs.path(volume.FileName(r.VolumeID))
+	tmp, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("record: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(tmp.Name())
+		}
+	}()
+	_, werr := tmp.Write(append(data, '\n'))
+	if err := errors.Join(werr, tmp.Sync(), tmp.Close()); err != nil {
+		return fmt.Errorf("record: %w", err)
+	}
+	if err := os.Rename(tmp.Name(), path); err != nil {
+		return fmt.Errorf("record: %w", err)
+	}
+	return nil
+}
+
+// remove drops the record, and what a crash left of one that was being written.
+func (rs records) remove(name string) error {
+	for _, path := range []string{rs.path(name) + ".tmp", rs.path(name)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("record: %w", err)
+		}
+	}
+	return nil
+}
+
+// names lists the volumes that have a record, whole or half-written.
+func (rs records) names() ([]string, error) {
+	entries, err := os.ReadDir(rs.dir)
+	if err != nil {
+		return nil, fmt.Errorf("records: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(strings.TrimSuffix(e.Name(), ".tmp"), ".json"); ok {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"k8s.io/klog/v2"
+
+	"github.com/bpfvol/bpfvol/internal/podfs"
+)
+
+// Recover takes away what a crash left half-done: a record without its mount, pins without a record, members without
+// a record. Volumes that are whole keep running and are not touched. Call it once before the first Publish.
+func (e *Engine) Recover(ctx context.Context) error {
+	names, err := e.suspects()
+	if err != nil {
+		return err
+	}
+	errs := []error{e.locks.sweep()}
+	for _, name := range names {
+		if err := e.recoverVolume(ctx, name); err != nil && !errors.Is(err, ErrBusy) {
+			errs = append(errs, fmt.Errorf("recover volume %s: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (e *Engine) recoverVolume(ctx context.Context, name string) error {
+	unlock, err := e.locks.try(name)
+	if err != nil {
+		return err // another process works on it
+	}
+	defer unlock()
+	rec, err := e.records.read(name)
+	target := ""
+	if rec != nil {
+		target = rec.Target
+		if rec.State == statePublished {
+			mounted, err := podfs.Mounted(target)
+			if err != nil || mounted {
+				return err
+			}
+		}
+	} else if !errors.Is(err, ErrUnknownVolume) {
+		klog.FromContext(ctx).Error(err, "record unreadable, taking the volume away")
+	}
+	klog.FromContext(ctx).Info("half-published volume taken away", "volume", name, "target", target)
+	return e.teardown(ctx, name, target)
+}
+
+// suspects lists every volume of which anything exists.
+func (e *Engine) suspects() ([]string, error) {
+	names, err := e.records.names()
+	if err != nil {
+		return nil, err
+	}
+	pinned, err := entryNames(filepath.Join(e.opts.BPFFSDir, "volumes"))
+	if err != nil {
+		return nil, err
+	}
+	points, err := e.points.Status()
+	if err != nil {
+		return nil, err
+	}
+	names = append(names, pinned...)
+	for _, p := range points {
+		for _, m := range p.Members {
+			names = append(names, m.Volume)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+func entryNames(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names, nil
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfvol/bpfvol/internal/image/imagetest"
+	"github.com/bpfvol/bpfvol/internal/volume"
+	"github.com/bpfvol/bpfvol/verify"
+)
+
+// victim is what a process that is to die is told, in the environment variable of the same name.
+type victim struct {
+	Stage              Stage
+	Request            Request
+	StateDir, BPFFSDir string
+	TargetRoot         string
+	Registry           string
+}
+
+const victimVariable = "BPFVOL_TEST_VICTIM"
+
+// TestVictim publishes and dies by SIGKILL when it has reached its stage. It does nothing unless it is told to.
+func TestVictim(t *testing.T) {
+	told := os.Getenv(victimVariable)
+	if told == "" {
+		return // the process that TestKilledAfterEachStage starts is told
+	}
+	var v victim
+	if err := json.Unmarshal([]byte(told), &v); err != nil {
+		t.Fatal(err)
+	}
+	engine, err := Open(Options{
+		StateDir: v.StateDir, BPFFSDir: v.BPFFSDir, TargetRoot: v.TargetRoot,
+		Images: imagetest.Store(t, v.Registry), Policies: verify.Static{verify.UnsignedPolicy()},
+		Reached: func(s Stage) {
+			if s == v.Stage {
+				unix.Kill(os.Getpid(), unix.SIGKILL)
+			}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Fatal("survived: ", engine.Publish(t.Context(), v.Request))
+}
+
+func TestKilledAfterEachStage(t *testing.T) {
+	f := newFixture(t)
+	image := f.signed(t, "hooks", hooks())
+	for _, stage := range Stages {
+		t.Run(string(stage), func(t *testing.T) {
+			req := f.request(t, image, onGetpgid)
+			told, err := json.Marshal(victim{stage, req, f.opts.StateDir, f.opts.BPFFSDir, f.opts.TargetRoot, f.registry.Host})
+			if err != nil {
+				t.Fatal(err)
+			}
+			child := exec.Command(os.Args[0], "-test.run=^TestVictim$")
+			child.Env = append(os.Environ(), victimVariable+"="+string(told))
+			out, _ := child.CombinedOutput()
+			if status, ok := child.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
+				t.Fatalf("the child ended by itself: %v: %s", child.ProcessState, out)
+			}
+
+			f.restart(t)
+			if stage == StagePublished {
+				// Whole: it runs on, undisturbed by the restart.
+				before := hits(t, req.Target)
+				getpgid(t, 2)
+				if got := hits(t, req.Target) - before; got != 2 {
+					t.Errorf("after the restart the map counted %d calls, want 2", got)
+				}
+			} else {
+				f.wantNothing(t, req)
+			}
+			// kubelet tries again, then the pod goes.
+			if err := f.Publish(t.Context(), req); err != nil {
+				t.Fatalf("retry: %v", err)
+			}
+			hits(t, req.Target)
+			if err := f.Unpublish(t.Context(), req.VolumeID, req.Target); err != nil {
+				t.Fatal(err)
+			}
+			f.wantNothing(t, req)
+		})
+	}
+}
+
+// Without a restart in between, the retry itself takes away what the crash left.
+func TestRetryAfterKillNeedsNoRecovery(t *testing.T) {
+	f := newFixture(t)
+	req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)
+	f.publish(t, req)
+	rec, err := f.records.read(volume.FileName(req.VolumeID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.State = statePublishing
+	if err := f.records.write(rec); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Publish(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	before := hits(t, req.Target)
+	getpgid(t, 1)
+	if got := hits(t, req.Target) - before; got != 1 {
+		t.Errorf("one call was counted %d times", got)
+	}
+}
+
+func TestUnreadableRecordIsTakenAway(t *testing.T) {
+	f := newFixture(t)
+	for what, text := range map[string]string{
+		"truncated": `{"schema":1,"volu`,
+		"empty":     "",
+		"newer":     `{"schema":99}`,
+		"foreign":   `{"schema":1,"volumeID":"somebody-else"}`,
+	} {
+		t.Run(what, func(t *testing.T) {
+			req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)
+			f.publish(t, req)
+			path := f.records.path(volume.FileName(req.VolumeID))
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.Unpublish(t.Context(), req.VolumeID, req.Target); err != nil {
+				t.Fatal(err)
+			}
+			f.wantNothing(t, req)
+		})
+	}
+}
+
+// The mount went away under us: node reboot of the mount table, or an admin's umount.
+func TestPublishAfterTheMountIsGone(t *testing.T) {
+	f := newFixture(t)
+	req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)
+	f.publish(t, req)
+	for _, dir := range []string{"maps", "json", ""} {
+		if err := unix.Unmount(filepath.Join(req.Target, dir), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.Publish(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	before := hits(t, req.Target)
+	getpgid(t, 1)
+	if got := hits(t, req.Target) - before; got != 1 {
+		t.Errorf("one call was counted %d times", got)
+	}
+}

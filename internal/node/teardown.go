@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf/link"
+	"k8s.io/klog/v2"
+
+	"github.com/bpfvol/bpfvol/internal/podfs"
+	"github.com/bpfvol/bpfvol/internal/volume"
+)
+
+// Unpublish takes the volume away. It is idempotent: a volume that is not there is no error.
+func (e *Engine) Unpublish(ctx context.Context, id, target string) error {
+	name := volume.FileName(id)
+	unlock, err := e.locks.try(name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+
+	rec, err := e.records.read(name)
+	switch {
+	case errors.Is(err, ErrUnknownVolume):
+		// The record is gone after a reboot; a directory may still stand at the target.
+		if err := podfs.Check(target, e.opts.TargetRoot); err != nil {
+			return nil //nolint:nilerr // nothing of ours is there, and kubelet must be able to forget the volume
+		}
+	case err != nil:
+		klog.FromContext(ctx).Error(err, "record unreadable, taking the volume away all the same")
+	case target != "" && rec.Target != target:
+		return nil // published elsewhere: nothing of this volume is at target
+	default:
+		target = rec.Target
+	}
+	if err := e.teardown(ctx, name, target); err != nil {
+		return fmt.Errorf("%w: %w", ErrTeardown, err)
+	}
+	klog.FromContext(ctx).Info("volume unpublished")
+	return nil
+}
+
+// teardown removes whatever exists of a volume, in the reverse order of apply, the record last. It goes on past
+// errors, so that one stuck mount does not keep a program running. The caller holds the volume's lock.
+func (e *Engine) teardown(ctx context.Context, name, target string) error {
+	var errs []error
+	if target != "" {
+		errs = append(errs, podfs.Unmount(target))
+	}
+	errs = append(errs, e.points.Detach(ctx, name), unpin(e.pins(name)))
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return e.records.remove(name)
+}
+
+// unpin removes a volume's pins: links first, so that nothing runs without its maps.
+func unpin(dir string) error {
+	if err := unpinLinks(filepath.Join(dir, "links")); err != nil {
+		return err
+	}
+	for _, sub := range []string{"progs", "maps"} {
+		if err := removeFiles(filepath.Join(dir, sub)); err != nil {
+			return err
+		}
+	}
+	return removeDir(dir)
+}
+
+// unpinLinks detaches before it returns. The kernel frees a link in the background when its last reference is a
+// pin, but at once when it is a file descriptor: so hold one while the pin goes. Ending a tracepoint's last link takes
+// up to 80 ms of RCU grace periods, so they are closed side by side.
+func unpinLinks(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var closing sync.WaitGroup
+	defer closing.Wait()
+	for _, entry := range entries {
+		path := filepath.Join(dir, entry.Name())
+		l, lerr := link.LoadPinnedLink(path, nil)
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+		if lerr == nil {
+			closing.Go(func() { l.Close() })
+		}
+	}
+	return removeDir(dir)
+}
+
+func removeFiles(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if err := os.Remove(filepath.Join(dir, entry.Name())); err != nil {
+			return err
+		}
+	}
+	return removeDir(dir)
+}
+
+func removeDir(dir string) error {
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
