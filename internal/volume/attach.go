@@ -15,10 +15,10 @@ const maxAttach = 64
 
 // ParseAttach parses the value of the attribute attach: one entry, a map, or a list of them. An error is an
 // *AttributeError.
-func ParseAttach(yaml string) ([]Attach, error) {
-	list, err := parseAttach(yaml)
+func ParseAttach(s string) ([]Attach, error) {
+	list, err := parseAttach(s)
 	if err != nil {
-		return nil, attributeError("attach", err)
+		return nil, attributeError(KeyAttach, err)
 	}
 	return list, nil
 }

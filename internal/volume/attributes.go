@@ -17,10 +17,20 @@ type Attribute struct {
 	write func(Spec) string // "" for what is default
 }
 
+// The keys, for who writes attributes.
+const (
+	KeyImage      = "image"
+	KeyAttach     = "attach"
+	KeyMaps       = "maps"
+	KeyVariables  = "variables"
+	KeyMapEntries = "mapEntries"
+	KeyPullPolicy = "pullPolicy"
+)
+
 // Attributes are the keys that Parse knows, in the order in which the documentation shows them.
 var Attributes = []Attribute{
 	{
-		Key: "image", Type: "image reference", Default: "required",
+		Key: KeyImage, Type: "image reference", Default: "required",
 		Doc:  "the bytecode image; best with a digest, as in `ghcr.io/acme/count@sha256:...`",
 		read: func(s *Spec, v string) error { s.Image = v; return checkImage(v) },
 		write: func(s Spec) string {
@@ -28,7 +38,7 @@ var Attributes = []Attribute{
 		},
 	},
 	{
-		Key: "attach", Type: "YAML list", Default: "every program attaches where its ELF section says",
+		Key: KeyAttach, Type: "YAML list", Default: "every program attaches where its ELF section says",
 		Doc:  "one entry for each attachment: a `program` and one hook; see below",
 		read: func(s *Spec, v string) (err error) { s.Attach, err = parseAttach(v); return err },
 		write: func(s Spec) string {
@@ -39,13 +49,13 @@ var Attributes = []Attribute{
 		},
 	},
 	{
-		Key: "maps", Type: "comma list", Default: "every map that is not a data section, read-only",
+		Key: KeyMaps, Type: "comma list", Default: "every map that is not a data section, read-only",
 		Doc:   "the maps to show, each `name`, or `name:rw` to let the pod write it; data sections by name without the dot: `rodata`",
 		read:  func(s *Spec, v string) (err error) { s.Maps, err = parseMaps(v); return err },
 		write: func(s Spec) string { return marshalMaps(s.Maps) },
 	},
 	{
-		Key: "variables", Type: "YAML map", Default: "as in the object",
+		Key: KeyVariables, Type: "YAML map", Default: "as in the object",
 		Doc:  "global variables to set before the programs are loaded; checked against the object's BTF",
 		read: func(s *Spec, v string) (err error) { s.Variables, err = parseVariables(v); return err },
 		write: func(s Spec) string {
@@ -56,7 +66,7 @@ var Attributes = []Attribute{
 		},
 	},
 	{
-		Key: "mapEntries", Type: "YAML map", Default: "as in the object",
+		Key: KeyMapEntries, Type: "YAML map", Default: "as in the object",
 		Doc:  "how many entries a map can hold, by map name; for objects whose user space sizes maps",
 		read: func(s *Spec, v string) (err error) { s.MapEntries, err = parseMapEntries(v); return err },
 		write: func(s Spec) string {
@@ -67,7 +77,7 @@ var Attributes = []Attribute{
 		},
 	},
 	{
-		Key: "pullPolicy", Type: oneOf(words(pullPolicies)), Default: "`Always` for the tag `latest` and for no tag, else `IfNotPresent`",
+		Key: KeyPullPolicy, Type: oneOf(words(pullPolicies)), Default: "`Always` for the tag `latest` and for no tag, else `IfNotPresent`",
 		Doc: "when the registry is asked",
 		read: func(s *Spec, v string) error {
 			s.PullPolicy = PullPolicy(v)

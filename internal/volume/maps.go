@@ -20,7 +20,7 @@ const maxMaps = 128
 func ParseMaps(s string) ([]MapRef, error) {
 	list, err := parseMaps(s)
 	if err != nil {
-		return nil, attributeError("maps", err)
+		return nil, attributeError(KeyMaps, err)
 	}
 	return list, nil
 }

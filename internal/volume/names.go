@@ -150,7 +150,7 @@ func checkText(s string) error {
 func quote(s string) string {
 	const most = 64
 	if len(s) > most {
-		return strconv.Quote(strings.ToValidUTF8(s[:most], "")) + "..."
+		return strconv.QuoteToASCII(strings.ToValidUTF8(s[:most], "")) + "..."
 	}
-	return strconv.Quote(s)
+	return strconv.QuoteToASCII(s)
 }

@@ -57,7 +57,7 @@ func Parse(attributes map[string]string) (Spec, error) {
 		}
 	}
 	if s.Image == "" {
-		return Spec{}, attributeError("image", errors.New("is missing; name a bytecode image, like ghcr.io/acme/count:v1"))
+		return Spec{}, attributeError(KeyImage, errors.New("is missing; name a bytecode image, like ghcr.io/acme/count:v1"))
 	}
 	if s.PullPolicy == "" {
 		s.PullPolicy = defaultPullPolicy(s.Image)

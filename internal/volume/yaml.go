@@ -48,7 +48,7 @@ func yamlError(err error) error {
 	if len(msg) > most {
 		msg = msg[:most] + "..."
 	}
-	return fmt.Errorf("is not YAML: %s", strings.Trim(strconv.QuoteToGraphic(msg), `"`))
+	return fmt.Errorf("is not YAML: %s", strings.Trim(strconv.QuoteToASCII(msg), `"`))
 }
 
 func plainYAML(n *yaml.Node, depth int) error {
