@@ -74,6 +74,9 @@ func attachPerfEvent(prog *ebpf.Program, h *volume.PerfEvent) (_ []link.Link, er
 	if !ok {
 		return nil, &MissingError{What: "event", Name: h.Event, Where: "there are", Known: slices.Collect(maps.Keys(events))}
 	}
+	if h.Frequency == 0 && h.Period == 0 {
+		return nil, fmt.Errorf("event %q: neither frequency nor period given", h.Event)
+	}
 	attr := unix.PerfEventAttr{Type: ev.kind, Config: ev.config, Sample: h.Period}
 	if h.Frequency != 0 {
 		attr.Sample, attr.Bits = h.Frequency, unix.PerfBitFreq

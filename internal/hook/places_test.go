@@ -3,6 +3,9 @@
 package hook
 
 import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -119,6 +122,44 @@ func TestUprobeAtOffsetInFile(t *testing.T) {
 	cases(t, "")["uprobe"].trigger(t)
 	if n, _ := runsOf(t, runs); n == 0 {
 		t.Error("the program did not run")
+	}
+}
+
+// The path may be that of a tenant's file: it must cost neither memory nor the process.
+func TestMalformedBinaryIsAnError(t *testing.T) {
+	good, err := os.ReadFile(libc(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "elf")
+	try := func(content []byte) error {
+		t.Helper()
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		file, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		_, err = functions(file)
+		return err
+	}
+	for _, n := range []int{0, 3, 16, 63, 64, 100, 1000, len(good) / 2, len(good) - 1} {
+		if err := try(good[:n]); err == nil {
+			t.Errorf("the first %d bytes of an ELF file are none, but no error", n)
+		}
+	}
+	// Section headers stand at e_shoff, 64 bytes each; sh_type is at 4, sh_size at 32 (elf(5)).
+	huge := bytes.Clone(good)
+	headers := huge[binary.LittleEndian.Uint64(huge[40:]):]
+	for ; len(headers) >= 64; headers = headers[64:] {
+		if elf.SectionType(binary.LittleEndian.Uint32(headers[4:])) == elf.SHT_DYNSYM {
+			binary.LittleEndian.PutUint64(headers[32:], 1<<40)
+		}
+	}
+	if err := try(huge); err == nil || !strings.Contains(err.Error(), "over the limit") {
+		t.Errorf("a symbol table of 1 TiB: error is %v, want over the limit", err)
 	}
 }
 
