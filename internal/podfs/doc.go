@@ -1,1 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package podfs makes what a pod sees of a volume:
+//
+//	volume.json   what this is                                     } a tmpfs, at the target
+//	types.btf     the object's BTF                                 }
+//	maps/<map>    pins of the maps, for BPF_OBJ_GET with BPF_F_RDONLY    a directory of a bpffs
+//	json/<map>    pins of iterators that print the maps, for cat         a directory of another bpffs
+//
+// The target is a tmpfs because a bpffs cannot be idmapped, which the top mount of a volume must be for a pod with
+// hostUsers: false. Each superblock is private to the volume, complete and read-only before it is attached anywhere;
+// the tmpfs is attached first (Linux before 6.15 attaches nothing to a tree that is not attached), then its children.
+//
+// Invariants:
+//   - nobody gets a writable map, root neither, and every map can be read without privilege: by OBJ_GET, and by cat
+//     where seccomp refuses bpf(2) (TestUnprivilegedReader, TestNobodyWrites, TestGroup);
+//   - a failed Mount leaves nothing (TestMountFails), a killed one only what Unmount takes away (TestKilledWhileMounting);
+//   - a target that is a symlink, holds files or is somebody else's mount is left alone, as is one behind a symlink
+//     below the root (TestTargets); all mounting goes through descriptors, so that swapping a directory for a symlink
+//     in between leads nowhere;
+//   - Unmount twice is Unmount once (TestUnmountIsIdempotent), and it deletes no file that is not ours (TestTargets);
+//   - the mount survives this process: it holds no descriptor (bpftest.Main).
 package podfs

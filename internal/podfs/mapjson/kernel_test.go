@@ -50,7 +50,7 @@ func tryAttach(m *ebpf.Map, spec MapSpec) (*link.Iter, error) {
 		return nil, err
 	}
 	defer coll.Close()
-	return link.AttachIter(link.IterOptions{Program: coll.Programs[programName], Map: m})
+	return link.AttachIter(link.IterOptions{Program: coll.Programs[ProgramName], Map: m})
 }
 
 // cat reads what the kernel prints.
@@ -441,7 +441,7 @@ func TestProgramIsSmall(t *testing.T) {
 	if len(cs.Programs) != 1 || len(cs.Maps) != 1 {
 		t.Errorf("%d programs and %d maps, want one of each", len(cs.Programs), len(cs.Maps))
 	}
-	for _, ins := range cs.Programs[programName].Instructions {
+	for _, ins := range cs.Programs[ProgramName].Instructions {
 		if ins.IsBuiltinCall() && ins.Constant != int64(asm.FnSeqPrintf) && ins.Constant != int64(asm.FnSeqWrite) {
 			t.Errorf("calls %v", ins)
 		}

@@ -20,11 +20,11 @@ var (
 	ErrTooWide = errors.New("too wide")
 )
 
-// names of the program and the map in the collection.
-const (
-	programName = "json"
-	poolName    = ".rodata.json" // cilium/ebpf freezes maps of this prefix, and formats must be in a frozen map
-)
+// ProgramName is the name of the iterator's program in its collection.
+const ProgramName = "json"
+
+// poolName is the name of its map. Formats must be in a frozen map, and cilium/ebpf freezes those of this prefix.
+const poolName = ".rodata.json"
 
 // Iterator returns a program for the kernel's bpf_map_elem iterator that prints the map's elements as JSON lines, and the
 // map that holds its formats. It is the only program of the collection. Attach it with link.AttachIter.
@@ -59,8 +59,8 @@ func Iterator(m MapSpec) (*ebpf.CollectionSpec, error) {
 		return nil, fmt.Errorf("%w: the program would have %d instructions and %d bytes of formats", ErrTooWide, len(p.ins), len(p.pool))
 	}
 	return &ebpf.CollectionSpec{
-		Programs: map[string]*ebpf.ProgramSpec{programName: {
-			Name:         programName,
+		Programs: map[string]*ebpf.ProgramSpec{ProgramName: {
+			Name:         ProgramName,
 			Type:         ebpf.Tracing,
 			AttachType:   ebpf.AttachTraceIter,
 			AttachTo:     "bpf_map_elem",

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package podfs
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+
+	"github.com/bpfvol/bpfvol/internal/volume"
+)
+
+// Content is what a volume shows.
+type Content struct {
+	// Volume is what volume.json says, but for its maps: those are filled in from Maps.
+	Volume Volume
+	// Types is the object's BTF as a file.
+	Types []byte
+	Maps  []Map
+	// Group may read, and nobody else. Nil: everybody may.
+	Group *int
+}
+
+// Map is a map of the volume. It stays the caller's.
+type Map struct {
+	Name       string
+	Map        *ebpf.Map
+	Key, Value btf.Type // nil: no BTF
+	Access     volume.Access
+}
+
+// Volume is volume.json. Its fields are part of the fixed interface.
+type Volume struct {
+	Version  int       `json:"version"` // 1
+	Image    Image     `json:"image"`
+	Signer   string    `json:"signer"`
+	Programs []Program `json:"programs"`
+	Maps     []Shown   `json:"maps"`
+}
+
+// Image is the bytecode image that the programs came from.
+type Image struct {
+	Reference string `json:"reference"`
+	Digest    string `json:"digest"`
+}
+
+// Program is an attached program.
+type Program struct {
+	Name  string `json:"name"`
+	Hook  string `json:"hook"`  // as in the attributes: "xdp"
+	Point string `json:"point"` // in words: "xdp eth0"
+}
+
+// Shown is a map of the volume. Key and Value are C types by name, or sizes where there is no BTF.
+type Shown struct {
+	Name       string        `json:"name"`
+	Type       string        `json:"type"` // in the kernel's words: "lru_hash"
+	Key        string        `json:"key"`
+	Value      string        `json:"value"`
+	MaxEntries uint32        `json:"maxEntries"`
+	Access     volume.Access `json:"access"`
+	// JSON tells whether there is a file json/<name>; else JSONReason says why not.
+	JSON       bool   `json:"json"`
+	JSONReason string `json:"jsonReason,omitempty"`
+}
+
+const version = 1
+
+// ErrWritable is for maps with access rw.
+var ErrWritable = errors.New("not supported yet by this version")
+
+// mapName is what bpffs takes as a name, within the length of an ELF symbol that anybody writes.
+var mapName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]{0,127}$`)
+
+func (c *Content) check() error {
+	seen := map[string]bool{}
+	for _, m := range c.Maps {
+		switch {
+		case !mapName.MatchString(m.Name):
+			return fmt.Errorf("map %.140q: not a file name on bpffs; letters, digits, _ and - are", m.Name)
+		case seen[m.Name]:
+			return fmt.Errorf("map %q: shown twice", m.Name)
+		case m.Access == volume.ReadWrite:
+			return fmt.Errorf("map %q: access rw: %w; show it read-only", m.Name, ErrWritable)
+		}
+		seen[m.Name] = true
+	}
+	return nil
+}
+
+// owner is who may read.
+type owner struct {
+	gid       int
+	dir, file uint32 // modes
+}
+
+func (c *Content) owner() owner {
+	if c.Group == nil {
+		return owner{dir: 0o755, file: 0o444}
+	}
+	return owner{gid: *c.Group, dir: 0o750, file: 0o440}
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package podfs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
+)
+
+// Options are what all volumes have in common.
+type Options struct {
+	// Root is the directory below which targets must lie, and below which no symlink is followed. Empty: /.
+	Root string
+	// Types is the process's cache of the kernel's BTF. Nil: load it, which takes longer than all the rest.
+	Types *btf.Cache
+
+	// step is called before each step that leaves something behind, for tests that end the process there.
+	step func(string)
+}
+
+// The files of a volume.
+const (
+	fileVolume = "volume.json"
+	fileTypes  = "types.btf"
+	dirMaps    = "maps"
+	dirJSON    = "json"
+)
+
+// Mount makes the volume at target, and the directory if it is not there; the directory above it must be. If it fails,
+// nothing is left. A target that cannot be used is a *TargetError; one that has a volume of ours is, too.
+func Mount(ctx context.Context, target string, c Content, opts Options) (err error) {
+	if opts.step == nil {
+		opts.step = func(string) {}
+	}
+	if err := c.check(); err != nil {
+		return err
+	}
+	parent, err := openParent(target, opts.Root)
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	dir, created, err := makeTarget(parent, target)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if created {
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, removeTarget(parent, target))
+			}
+		}()
+	}
+
+	t, err := newTree(ctx, c, opts)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	return t.attach(dir, opts.step)
+}
+
+// makeTarget opens the target, an empty directory, and makes it if need be.
+func makeTarget(parent *os.File, target string) (_ *os.File, created bool, err error) {
+	err = unix.Mkdirat(int(parent.Fd()), filepath.Base(target), 0o750)
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return nil, false, fmt.Errorf("target: mkdir: %w", err)
+	}
+	created = err == nil
+	f, err := openTarget(parent, target)
+	if err != nil {
+		return nil, false, err
+	}
+	if created {
+		return f, true, nil
+	}
+	mounted, err := ours(f, target)
+	switch {
+	case err != nil:
+	case mounted:
+		err = taken(target, "a volume is mounted there already; unpublish it")
+	default:
+		err = checkEmpty(f, target)
+	}
+	if err != nil {
+		f.Close()
+		return nil, false, err
+	}
+	return f, false, nil
+}
+
+// tree is the volume before it is attached.
+type tree struct{ top, maps, json *superblock }
+
+func newTree(ctx context.Context, c Content, opts Options) (_ *tree, err error) {
+	t := &tree{}
+	defer func() {
+		if err != nil {
+			t.close()
+		}
+	}()
+	o := c.owner()
+	if t.maps, err = newBPFFS(o); err != nil {
+		return nil, err
+	}
+	if t.json, err = newBPFFS(o); err != nil {
+		return nil, err
+	}
+	v := c.Volume
+	v.Version = version
+	v.Programs = append([]Program{}, v.Programs...) // never null
+	v.Maps = []Shown{}
+	for _, m := range c.Maps {
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
+		}
+		shown, err := pinMap(m, t.maps, t.json, o, opts.Types)
+		if err != nil {
+			return nil, err
+		}
+		v.Maps = append(v.Maps, shown)
+	}
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", fileVolume, err)
+	}
+	if t.top, err = newTop(append(text, '\n'), c.Types, o); err != nil {
+		return nil, err
+	}
+	for _, s := range []*superblock{t.maps, t.json, t.top} {
+		if err := s.freeze(); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// newTop makes the tmpfs, as large as its files.
+func newTop(text, types []byte, o owner) (_ *superblock, err error) {
+	const page, inodes = 4096, 16
+	pages := len(text)/page + len(types)/page + inodes
+	s, err := newSuperblock("tmpfs", o, map[string]string{
+		"source":    source,
+		"size":      strconv.Itoa(pages * page),
+		"nr_inodes": strconv.Itoa(inodes),
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = errors.Join(
+		s.write(fileVolume, text, o),
+		s.write(fileTypes, types, o),
+		s.mkdir(dirMaps, o),
+		s.mkdir(dirJSON, o),
+	)
+	if err != nil {
+		s.root.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// attach puts the volume on a directory. It is complete when the last step is done.
+func (t *tree) attach(dir *os.File, step func(string)) (err error) {
+	step("attach top")
+	if err := t.top.attach(int(dir.Fd())); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.top.detach())
+		}
+	}()
+	for _, child := range []struct {
+		dir string
+		s   *superblock
+	}{{dirMaps, t.maps}, {dirJSON, t.json}} {
+		step("attach " + child.dir)
+		fd, err := unix.Openat(t.top.fd(), child.dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open %s: %w", child.dir, err)
+		}
+		err = child.s.attachOnly(dirPins, fd)
+		unix.Close(fd)
+		if err != nil {
+			return err
+		}
+	}
+	step("done")
+	return nil
+}
+
+// close gives up the descriptors, and with them what is not attached.
+func (t *tree) close() {
+	for _, s := range []*superblock{t.top, t.maps, t.json} {
+		if s != nil {
+			s.root.Close()
+		}
+	}
+}

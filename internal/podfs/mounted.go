@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package podfs
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Mounted tells whether target has a volume that Mount completed.
+func Mounted(target string) (bool, error) {
+	f, err := open(target)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, ErrTarget) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	for _, want := range []struct {
+		name   string
+		fsType int64
+	}{{".", unix.TMPFS_MAGIC}, {dirMaps, unix.BPF_FS_MAGIC}, {dirJSON, unix.BPF_FS_MAGIC}} {
+		if ok, err := isReadOnly(f, want.name, want.fsType); !ok || err != nil {
+			return false, err
+		}
+	}
+	v, err := readVolume(f)
+	return err == nil && v.Version == version, nil
+}
+
+// Read returns what volume.json of a mounted volume says.
+func Read(target string) (Volume, error) {
+	f, err := open(target)
+	if err != nil {
+		return Volume{}, err
+	}
+	defer f.Close()
+	return readVolume(f)
+}
+
+// Stats counts the pins of a volume: its maps and their JSON files.
+func Stats(target string) (pins int, err error) {
+	f, err := open(target)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	for _, name := range []string{dirMaps, dirJSON} {
+		fd, err := unix.Openat(int(f.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", name, err)
+		}
+		dir := os.NewFile(uintptr(fd), name)
+		names, err := dir.Readdirnames(-1)
+		dir.Close()
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", name, err)
+		}
+		pins += len(names)
+	}
+	return pins, nil
+}
+
+// open opens the target.
+func open(target string) (*os.File, error) {
+	parent, err := openAbove(target)
+	if err != nil {
+		return nil, err
+	}
+	defer parent.Close()
+	return openTarget(parent, target)
+}
+
+// isReadOnly tells whether a directory is on a read-only file system of this type.
+func isReadOnly(f *os.File, name string, fsType int64) (bool, error) {
+	fd, err := unix.Openat(int(f.Fd()), name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("%s: %w", name, err)
+	}
+	defer unix.Close(fd)
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil {
+		return false, fmt.Errorf("%s: %w", name, err)
+	}
+	return st.Type == fsType && st.Flags&unix.ST_RDONLY != 0, nil
+}
+
+func readVolume(f *os.File) (v Volume, err error) {
+	fd, err := unix.Openat(int(f.Fd()), fileVolume, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return Volume{}, fmt.Errorf("%s: %w", fileVolume, err)
+	}
+	file := os.NewFile(uintptr(fd), fileVolume)
+	defer file.Close()
+	const limit = 1 << 20 // by the limits on attributes, far more than is written
+	data, err := io.ReadAll(io.LimitReader(file, limit))
+	if err != nil {
+		return Volume{}, fmt.Errorf("%s: %w", fileVolume, err)
+	}
+	if err := json.Unmarshal(data, &v); err != nil {
+		return Volume{}, fmt.Errorf("%s: %w", fileVolume, err)
+	}
+	return v, nil
+}
