@@ -4,7 +4,10 @@ package bpftest
 
 import (
 	"bytes"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -13,14 +16,16 @@ import (
 func Clang(t testing.TB, source string, args ...string) []byte {
 	t.Helper()
 	args = append([]string{"-O2", "-g", "-Wall", "-target", "bpf", "-mcpu=v3", "-I/usr/include/" + multiarch(t)}, args...)
-	args = append(args, "-c", "-x", "c", "-o", "/dev/stdout", "-")
-	cmd := exec.Command("clang", args...)
-	cmd.Stdin = bytes.NewReader([]byte(source))
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	object, err := cmd.Output()
+	// Not to /dev/stdout: when it fails, clang removes what it was to write, which root may do.
+	file := filepath.Join(t.TempDir(), "object.o")
+	cmd := exec.Command("clang", append(args, "-c", "-x", "c", "-o", file, "-")...)
+	cmd.Stdin = strings.NewReader(source)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("clang: %v; install clang and libbpf-dev\n%s", err, out)
+	}
+	object, err := os.ReadFile(file)
 	if err != nil {
-		t.Fatalf("clang: %v; install clang and libbpf-dev\n%s", err, stderr.Bytes())
+		t.Fatal(err)
 	}
 	return object
 }
