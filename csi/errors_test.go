@@ -69,7 +69,7 @@ func TestCodes(t *testing.T) {
 		{"registry timeout", errors.Join(image.ErrUnavailable, context.DeadlineExceeded), codes.Unavailable},
 		{"recovery not done", errNotReady, codes.Unavailable},
 
-		{"no slot left", dispatcher.ErrFull, codes.ResourceExhausted},
+		{"no slot left", &dispatcher.FullError{}, codes.ResourceExhausted},
 		{"ENOMEM", syscall.ENOMEM, codes.ResourceExhausted},
 		{"ENOMEM while the verifier runs", errors.Join(&loader.VerifierError{}, syscall.ENOMEM), codes.ResourceExhausted},
 		{"E2BIG", syscall.E2BIG, codes.ResourceExhausted},
@@ -78,11 +78,13 @@ func TestCodes(t *testing.T) {
 		{"quota", syscall.EDQUOT, codes.ResourceExhausted},
 		{"no file descriptor left", syscall.EMFILE, codes.ResourceExhausted},
 
-		{"kernel feature missing", ebpf.ErrNotSupported, codes.FailedPrecondition},
+		{"kernel feature missing", loader.ErrUnsupported, codes.FailedPrecondition},
+		{"kernel feature missing at a hook", ebpf.ErrNotSupported, codes.FailedPrecondition},
+		{"writable maps of a later version", podfs.ErrWritable, codes.FailedPrecondition},
 		{"hook of a later version", &hook.UnsupportedError{}, codes.FailedPrecondition},
 		{"interface missing", &dispatcher.InterfaceError{}, codes.FailedPrecondition},
-		{"tracepoint, symbol missing", hook.ErrMissing, codes.FailedPrecondition},
-		{"foreign program", dispatcher.ErrForeign, codes.FailedPrecondition},
+		{"tracepoint, symbol missing", &hook.MissingError{}, codes.FailedPrecondition},
+		{"foreign program", &dispatcher.ForeignError{}, codes.FailedPrecondition},
 		{"target is another filesystem or a symlink", podfs.ErrTarget, codes.FailedPrecondition},
 
 		{"bytes differ from their digest", image.ErrDigestMismatch, codes.DataLoss},

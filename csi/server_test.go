@@ -70,7 +70,10 @@ func (r *running) node() csi.NodeClient         { return csi.NewNodeClient(r.con
 func (r *running) identity() csi.IdentityClient { return csi.NewIdentityClient(r.conn) }
 
 // quickRedial is for the first dial, which may come before the socket is there.
-var quickRedial = grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1, MaxDelay: 5 * time.Millisecond}})
+var quickRedial = grpc.WithConnectParams(grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1, MaxDelay: 5 * time.Millisecond},
+	MinConnectTimeout: 10 * time.Second,
+})
 
 // serve starts a server on a socket of its own and waits until it answers.
 func serve(t *testing.T, log klog.Logger, opts Options) *running {
