@@ -1,28 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package image turns an image reference into the bytes of one BPF object:
+//
+//	ParseReference  text -> Reference                                    pure, fuzzed
+//	Store.Resolve   Reference -> Root: the document and its own digest    one request, then never by tag again
+//	Root.Signatures what may prove who made it                           concurrently, kept in the cache
+//	Root.Object     the one BPF object, every byte reached by digest      cache or network
+//
+// and writes such images: Store.Build, Store.Push, Store.AttachSignature.
+//
+// A registry, a mirror and the files of the cache are hostile. Invariants, and the test that holds each:
+//
+//   - A digest is computed from bytes, never taken from a header (TestLyingRegistry).
+//   - Bytes of the cache are hashed on every read and replaced when they differ (TestCacheIsRepaired).
+//   - What a descriptor claims is checked against a limit before a byte is fetched (TestLimits).
+//   - What one repository served is not served as another's (TestCacheKeepsRepositoriesApart).
+//   - A pull runs once for all who wait, on the daemon's context (TestOnePullForAll, TestWaiterGivesUp).
+//   - "No signature" is said only where the registry said so (TestSignatureLookupFails).
+//   - Whoever is killed in the middle of a write leaves a cache that opens (TestKillDuringPull).
+//   - Hosts that could be the node itself are not contacted unless listed (TestHostRules).
+//
+// This is the only package that imports oras.
 package image
 
 import (
-	"context"
-	"errors"
+	"runtime"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
-// Errors that callers tell apart. Each is wrapped with the object and the cause.
-var (
-	ErrReference       = errors.New("bad image reference")
-	ErrNotFound        = errors.New("not found")
-	ErrNotCached       = errors.New("not in the cache")
-	ErrUnauthenticated = errors.New("not authenticated")
-	ErrUnavailable     = errors.New("registry unavailable")
-	ErrHostNotAllowed  = errors.New("host not allowed")
-	ErrTooLarge        = errors.New("over the limit")
-	ErrDigestMismatch  = errors.New("bytes differ from their digest")
-	ErrUnsupported     = errors.New("unsupported image")
-	ErrNoObject        = errors.New("no BPF object")
-	ErrAmbiguous       = errors.New("ambiguous image")
-	ErrPlatform        = errors.New("wrong architecture")
-	ErrPulling         = errors.New("pull still running")
+// Media types of the form that Store.Build writes.
+const (
+	ArtifactType    = "application/vnd.bpfvol.bytecode.v1"
+	ObjectMediaType = "application/vnd.bpfvol.object.v1+elf"
 )
 
 // Root is a resolved reference: the digest was computed from Raw, and the tag is never asked again.
@@ -30,6 +44,11 @@ type Root struct {
 	Reference Reference
 	ocispec.Descriptor
 	Raw []byte
+
+	store  *Store
+	policy volume.PullPolicy
+	pull   *pull // how the registry is reached
+	local  bool  // built here and not pushed yet: no registry has it
 }
 
 // Signature is one signature found for a root, not yet verified. Everything in it is hostile.
@@ -55,15 +74,45 @@ type Object struct {
 	Digest   digest.Digest // of ELF
 	Name     string        // file name, for display
 	Labels   map[string]string
-	ELF      []byte
+	ELF      []byte // shared between callers, who must not change it
 }
 
-// Reference is a normalised image reference.
-type Reference struct {
-	Registry   string // host[:port], "docker.io" for every Docker Hub form
-	Repository string
-	Tag        string
-	Digest     digest.Digest // wins over Tag
+// Limits bound what an image may cost. A zero field has its default.
+type Limits struct {
+	Manifest   int64         // bytes of a manifest or index
+	Config     int64         // bytes of a config
+	Layer      int64         // bytes of a layer as stored
+	Object     int64         // bytes of an object, and of all layers of an image together
+	Entries    int           // entries of an archive
+	Referrers  int           // referrers of an image
+	Signatures int           // signatures of an image that are looked at, newest of a .sig tag first to count
+	Signature  int64         // bytes of a signature
+	Timeout    time.Duration // for one stage: resolve, signatures, object
 }
 
-var _ = context.Background
+func (l Limits) withDefaults() Limits {
+	orDefault(&l.Manifest, 4<<20)
+	orDefault(&l.Config, 1<<20)
+	orDefault(&l.Layer, 16<<20)
+	orDefault(&l.Object, 32<<20)
+	orDefault(&l.Entries, 1024)
+	orDefault(&l.Referrers, 256)
+	orDefault(&l.Signatures, 64)
+	orDefault(&l.Signature, 1<<20)
+	orDefault(&l.Timeout, time.Minute)
+	return l
+}
+
+func orDefault[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+func hostArch(arch string) string {
+	if arch == "" {
+		return runtime.GOARCH
+	}
+	return arch
+}

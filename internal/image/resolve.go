@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/registry/remote"
+
+	"github.com/bpfvol/bpfvol/internal/volume"
+)
+
+// PullOptions say how an image may be fetched.
+type PullOptions struct {
+	Policy  volume.PullPolicy // IfNotPresent where empty
+	Keyring Keyring           // the store's where nil
+}
+
+// Resolve asks once what ref stands for: the registry where the policy says so, else the cache. With Always a tag is
+// asked for at the registry each time, and a registry that does not answer is an error; a digest cannot change, so it
+// is taken from the cache under any policy. Images built here are found unless the policy is Always.
+func (s *Store) Resolve(ctx context.Context, ref Reference, opts PullOptions) (*Root, error) {
+	orDefault(&opts.Policy, volume.PullIfNotPresent)
+	p := s.newPull(ref, opts.Keyring)
+	root, err := once(ctx, s, func(ctx context.Context) (*Root, error) {
+		return s.resolve(ctx, p, ref, opts.Policy)
+	}, "resolve", ref.String(), string(opts.Policy), p.identity)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", ref, err)
+	}
+	own := *root
+	return &own, nil
+}
+
+func (s *Store) resolve(ctx context.Context, p *pull, ref Reference, policy volume.PullPolicy) (*Root, error) {
+	if policy == volume.PullAlways && ref.Digest == "" {
+		return s.fetchRoot(ctx, p, ref, policy, ref.target())
+	}
+	d, found, err := s.layout.find(cacheName(ref))
+	if err != nil {
+		return nil, err
+	}
+	if !found && policy == volume.PullNever {
+		return nil, fmt.Errorf("%w, and the pull policy is Never; pull it once with another policy", ErrNotCached)
+	}
+	if !found {
+		return s.fetchRoot(ctx, p, ref, policy, ref.target())
+	}
+	root := &Root{Reference: ref, Descriptor: plain(d), store: s, policy: policy, pull: p, local: isLocal(d)}
+	if policy == volume.PullNever || root.local {
+		root.pull = nil
+	}
+	root.Raw, err = s.layout.read(root.Descriptor, s.limits.Manifest)
+	switch {
+	case err == nil:
+		_, err = parseDocument(root.MediaType, root.Raw)
+		return root, err
+	case root.pull == nil && errors.Is(err, errAbsent):
+		return nil, ErrNotCached
+	case root.pull == nil:
+		return nil, err
+	}
+	// The cache lost or spoiled it: fetch the same bytes again, whatever the tag says by now.
+	repaired, fetchErr := s.fetchRoot(ctx, p, ref, policy, d.Digest.String())
+	if fetchErr != nil && errors.Is(err, ErrDigestMismatch) {
+		return nil, fmt.Errorf("%w, and it cannot be fetched again: %v", err, fetchErr)
+	}
+	if errors.Is(fetchErr, ErrNotFound) {
+		return s.fetchRoot(ctx, p, ref, policy, ref.target())
+	}
+	return repaired, fetchErr
+}
+
+// cacheName is the entry of index.json under which a reference is found.
+func cacheName(ref Reference) string {
+	if ref.Digest != "" {
+		return ref.Name() + "@" + ref.Digest.String()
+	}
+	return ref.Name() + ":" + ref.Tag
+}
+
+// fetchRoot gets target, a tag or a digest, from the registry and records what came.
+func (s *Store) fetchRoot(ctx context.Context, p *pull, ref Reference, policy volume.PullPolicy, target string) (*Root, error) {
+	root := &Root{Reference: ref, store: s, policy: policy, pull: p}
+	err := p.try(ctx, func(ctx context.Context, r *remote.Repository) (err error) {
+		root.Descriptor, root.Raw, err = fetchManifest(ctx, r, target)
+		if err != nil {
+			return err
+		}
+		_, err = parseDocument(root.MediaType, root.Raw)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.layout.put(root.Descriptor, root.Raw); err != nil {
+		return nil, err
+	}
+	byDigest := ref
+	byDigest.Digest = root.Digest
+	err = s.layout.update(func(index *ocispec.Index) bool {
+		changed := set(index, cacheName(byDigest), root.Descriptor, false)
+		if ref.Digest == "" {
+			changed = set(index, cacheName(ref), root.Descriptor, false) || changed
+		}
+		return changed
+	})
+	return root, err
+}
+
+// fetchManifest gets a manifest or index by tag or digest in one request. The client has limited and hashed it.
+func fetchManifest(ctx context.Context, r *remote.Repository, target string) (ocispec.Descriptor, []byte, error) {
+	d, rc, err := r.FetchReference(ctx, target)
+	if err != nil {
+		return ocispec.Descriptor{}, nil, err
+	}
+	defer rc.Close()
+	raw, err := io.ReadAll(rc)
+	if err != nil {
+		return ocispec.Descriptor{}, nil, err
+	}
+	return ocispec.Descriptor{MediaType: d.MediaType, Digest: describe("", raw).Digest, Size: int64(len(raw))}, raw, nil
+}
+
+func plain(d ocispec.Descriptor) ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
+}

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+	"oras.land/oras-go/v2/registry/remote"
+
+	"github.com/bpfvol/bpfvol/internal/volume"
+)
+
+// What cosign v2.6.5 writes: pkg/types/media.go, pkg/oci/remote/write.go.
+const (
+	simpleSigning      = "application/vnd.dev.cosign.simplesigning.v1+json"
+	cosignArtifactType = "application/vnd.dev.cosign.artifact.sig.v1+json"
+	bundlePrefix       = "application/vnd.dev.sigstore.bundle"
+)
+
+// Signatures returns what may prove who made the image: from the cache where the registry was asked before, unless
+// fresh is set or the pull policy is Always. No signature and no error means that the registry has none. Where the
+// registry may not be asked the error wraps ErrNotCached.
+func (r *Root) Signatures(ctx context.Context, fresh bool) ([]Signature, error) {
+	kind := "cached"
+	if fresh || r.policy == volume.PullAlways {
+		kind = "fresh"
+	}
+	return once(ctx, r.store, func(ctx context.Context) ([]Signature, error) {
+		return r.signatures(ctx, kind == "fresh")
+	}, "signatures", kind, r.Reference.Name(), r.Digest.String(), r.identity())
+}
+
+func (r *Root) signatures(ctx context.Context, fresh bool) ([]Signature, error) {
+	offline := r.pull == nil
+	if offline && fresh && !r.local {
+		return nil, ErrNotCached
+	}
+	if offline || !fresh {
+		kept, err := r.keptSignatures()
+		if err != nil {
+			return nil, err
+		}
+		if kept == nil && offline && !r.local {
+			return nil, ErrNotCached
+		}
+		if kept != nil {
+			return r.collect(ctx, *kept)
+		}
+	}
+	if r.local {
+		return nil, nil
+	}
+	found, err := r.findSignatures(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sigs, err := r.collect(ctx, found)
+	if err != nil {
+		return nil, err
+	}
+	return sigs, r.store.keepSignatures(r.Reference, r.Digest, found)
+}
+
+// sources are the manifests that may carry signatures of one digest.
+type sources struct {
+	tagged    *ocispec.Descriptor // the manifest under cosign's .sig tag
+	referrers []ocispec.Descriptor
+}
+
+func signatureTag(d digest.Digest) string { return referrersTag(d) + ".sig" }
+func referrersTag(d digest.Digest) string { return d.Algorithm().String() + "-" + d.Encoded() }
+
+// findSignatures asks the registry for both places at once.
+func (r *Root) findSignatures(ctx context.Context) (sources, error) {
+	var s sources
+	var listed []ocispec.Descriptor
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		var raw []byte
+		var d ocispec.Descriptor
+		err := r.pull.try(ctx, func(ctx context.Context, repo *remote.Repository) (err error) {
+			d, raw, err = fetchManifest(ctx, repo, signatureTag(r.Digest))
+			return err
+		})
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		s.tagged = &d
+		return r.store.layout.put(d, raw)
+	})
+	g.Go(func() error {
+		err := r.pull.try(ctx, func(ctx context.Context, repo *remote.Repository) error {
+			listed = nil
+			return repo.Referrers(ctx, r.Descriptor, "", func(page []ocispec.Descriptor) error {
+				listed = append(listed, page...)
+				if most := r.store.limits.Referrers; len(listed) > most {
+					return fmt.Errorf("%w: it has more than %d referrers; remove old ones from the registry", ErrTooLarge, most)
+				}
+				return nil
+			})
+		})
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return sources{}, err
+	}
+	for _, d := range listed {
+		if mayHoldSignature(d) && d.Size <= r.store.limits.Signature && len(s.referrers) < r.store.limits.Signatures {
+			s.referrers = append(s.referrers, plain(d))
+		}
+	}
+	return s, nil
+}
+
+// mayHoldSignature sorts out referrers that are certainly something else. Some registries say the type of the config
+// instead of the artifact type, so what is left is told apart by its layers.
+func mayHoldSignature(d ocispec.Descriptor) bool {
+	switch d.ArtifactType {
+	case "", cosignArtifactType, ocispec.MediaTypeEmptyJSON, ocispec.MediaTypeImageConfig:
+		return isManifest(d.MediaType)
+	}
+	return strings.HasPrefix(d.ArtifactType, bundlePrefix) && isManifest(d.MediaType)
+}
+
+// collect reads the signatures out of their manifests.
+func (r *Root) collect(ctx context.Context, s sources) ([]Signature, error) {
+	found := make([][]Signature, 1+len(s.referrers))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	if s.tagged != nil {
+		g.Go(func() (err error) {
+			found[0], err = r.readSignatures(ctx, *s.tagged, true)
+			return err
+		})
+	}
+	for i, d := range s.referrers {
+		g.Go(func() (err error) {
+			found[1+i], err = r.readSignatures(ctx, d, false)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	all := slices.Concat(found...)
+	return all[:min(len(all), r.store.limits.Signatures)], nil
+}
+
+// readSignatures returns the signatures of one manifest. Of a .sig tag the newest count, which cosign appends last. A
+// referrer that is listed and gone, or is of another subject, has none.
+func (r *Root) readSignatures(ctx context.Context, d ocispec.Descriptor, tagged bool) ([]Signature, error) {
+	l := r.store.limits
+	raw, err := r.fetch(ctx, d, l.Manifest)
+	if !tagged && errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	m, err := parseDocument(d.MediaType, raw)
+	if err != nil {
+		return nil, err
+	}
+	if !tagged && (m.Subject == nil || m.Subject.Digest != r.Digest) {
+		return nil, nil
+	}
+	layers := m.Layers
+	layers = layers[max(0, len(layers)-l.Signatures):]
+	sigs := make([]Signature, 0, len(layers))
+	for _, layer := range layers {
+		format := FormatTag
+		switch {
+		case layer.Size > l.Signature:
+			continue
+		case layer.MediaType == simpleSigning && !tagged:
+			format = FormatReferrer
+		case strings.HasPrefix(layer.MediaType, bundlePrefix) && !tagged:
+			format = FormatBundle
+		case layer.MediaType != simpleSigning:
+			continue
+		}
+		payload, err := r.fetch(ctx, plain(layer), l.Signature)
+		if err != nil {
+			return nil, err
+		}
+		sigs = append(sigs, Signature{Format: format, Payload: payload, Annotations: layer.Annotations})
+	}
+	return sigs, nil
+}
+
+// keepSignatures records where the signatures of d are, and so that the registry was asked.
+func (s *Store) keepSignatures(ref Reference, d digest.Digest, found sources) error {
+	list, err := s.layout.putJSON(ocispec.MediaTypeImageIndex, referrersIndex(found.referrers))
+	if err != nil {
+		return err
+	}
+	return s.layout.update(func(index *ocispec.Index) bool {
+		changed := set(index, ref.Name()+":"+referrersTag(d), list, false)
+		if found.tagged == nil {
+			return unset(index, ref.Name()+":"+signatureTag(d)) || changed
+		}
+		return set(index, ref.Name()+":"+signatureTag(d), *found.tagged, false) || changed
+	})
+}
+
+func referrersIndex(manifests []ocispec.Descriptor) ocispec.Index {
+	if manifests == nil {
+		manifests = []ocispec.Descriptor{}
+	}
+	return ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: manifests}
+}
+
+// keptSignatures returns what keepSignatures recorded; nil where the registry has to be asked.
+func (r *Root) keptSignatures() (*sources, error) {
+	kept, err := r.store.keptSignatures(r.Reference, r.Digest)
+	if r.pull != nil && errors.Is(err, ErrDigestMismatch) {
+		return nil, nil // the registry has it again
+	}
+	return kept, err
+}
+
+func (s *Store) keptSignatures(ref Reference, d digest.Digest) (*sources, error) {
+	index, err := s.layout.index()
+	if err != nil {
+		return nil, err
+	}
+	var kept sources
+	if i := named(&index, ref.Name()+":"+signatureTag(d)); i >= 0 {
+		tagged := plain(index.Manifests[i])
+		kept.tagged = &tagged
+	}
+	i := named(&index, ref.Name()+":"+referrersTag(d))
+	if i < 0 && kept.tagged == nil {
+		return nil, nil
+	}
+	if i >= 0 {
+		raw, err := s.layout.read(plain(index.Manifests[i]), s.limits.Manifest)
+		if errors.Is(err, errAbsent) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		var list ocispec.Index
+		if err := json.Unmarshal(raw, &list); err != nil {
+			return nil, fmt.Errorf("%w: list of referrers in the cache", ErrUnsupported)
+		}
+		kept.referrers = list.Manifests
+	}
+	return &kept, nil
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Options say where a Store keeps images and whom it may ask. The zero value of each field but Dir has a default.
+type Options struct {
+	Dir        string // the OCI layout
+	Registries Registries
+	Keyring    Keyring // for calls that bring none
+	Arch       string  // GOARCH of the objects wanted
+	Limits     Limits
+	UserAgent  string          // "bpfvol/v0.1.0"
+	Context    context.Context // the daemon's: pulls run on it, whoever waits for them
+}
+
+// Store resolves references and keeps what it fetched. It may be used from many goroutines, and its directory by
+// several processes.
+type Store struct {
+	layout    *layout
+	guard     *guard
+	keyring   Keyring
+	arch      string
+	limits    Limits
+	userAgent string
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	mu     sync.Mutex
+	calls  map[string]*call // in flight, by key
+	wg     sync.WaitGroup
+	closed bool
+}
+
+// call is work that any number of callers wait for.
+type call struct {
+	done  chan struct{}
+	value any
+	err   error
+}
+
+// Open opens the layout at opts.Dir, which it makes if need be. The caller must Close the result.
+func Open(opts Options) (*Store, error) {
+	l, err := openLayout(opts.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("image cache %s: %w", opts.Dir, err)
+	}
+	s := &Store{
+		layout:    l,
+		guard:     newGuard(opts.Registries),
+		keyring:   opts.Keyring,
+		arch:      hostArch(opts.Arch),
+		limits:    opts.Limits.withDefaults(),
+		userAgent: opts.UserAgent,
+		calls:     map[string]*call{},
+	}
+	orDefault(&s.userAgent, "bpfvol")
+	parent := opts.Context
+	if parent == nil {
+		parent = context.Background()
+	}
+	s.ctx, s.cancel = context.WithCancel(parent)
+	return s, nil
+}
+
+// Close ends the pulls in flight and waits for them.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	s.mu.Unlock()
+	s.cancel()
+	s.wg.Wait()
+	s.guard.close()
+	return s.layout.close()
+}
+
+var errClosed = errors.New("image cache is closed")
+
+// once runs fn on the store's context, for all callers with the same key together. Each waits on his own context.
+func once[T any](ctx context.Context, s *Store, fn func(context.Context) (T, error), key ...string) (T, error) {
+	var zero T
+	if err := ctx.Err(); err != nil {
+		return zero, waited(err)
+	}
+	name := strings.Join(key, "\n")
+	s.mu.Lock()
+	c, running := s.calls[name]
+	if !running {
+		if s.closed {
+			s.mu.Unlock()
+			return zero, errClosed
+		}
+		c = &call{done: make(chan struct{})}
+		s.calls[name] = c
+		s.wg.Add(1)
+		go func() {
+			defer s.wg.Done()
+			ctx, cancel := context.WithTimeout(s.ctx, s.limits.Timeout)
+			defer cancel()
+			c.value, c.err = fn(ctx)
+			s.mu.Lock()
+			delete(s.calls, name)
+			s.mu.Unlock()
+			close(c.done)
+		}()
+	}
+	s.mu.Unlock()
+	select {
+	case <-c.done:
+		if c.err != nil {
+			return zero, c.err
+		}
+		return c.value.(T), nil
+	case <-ctx.Done():
+		return zero, waited(ctx.Err())
+	}
+}
+
+// waited is the error of a caller who could not wait any longer. The work goes on without him.
+func waited(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w; try again", ErrPulling)
+	}
+	return err
+}
+
+func describe(mediaType string, b []byte) ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
+}
