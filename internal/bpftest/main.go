@@ -46,8 +46,8 @@ const lockName = "bpfvol-kernel-tests.lock"
 // behind. A process that a test starts from its own binary runs without lock and checks: its parent does both.
 func Main(m *testing.M) { os.Exit(Run(m)) }
 
-// Run is Main without the exit, for a TestMain that does more.
-func Run(m *testing.M) int {
+// Run is Main without the exit, for a package whose TestMain wraps m.
+func Run(m interface{ Run() int }) int {
 	role := os.Getenv(roleEnv)
 	if role == "child" || os.Geteuid() != 0 {
 		return m.Run()
