@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+	"k8s.io/mount-utils"
+
+	"github.com/bpfvol/bpfvol/internal/volume"
+)
+
+func cgroupProbes() []probe {
+	caps := []capability{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_BPF}
+	return []probe{
+		{name: "cgroup", what: "hook cgroup", kind: volume.KindCgroup, caps: caps, kernel: "CONFIG_CGROUP_BPF, version 5.7 or later", try: tryCgroup},
+	}
+}
+
+// tryCgroup attaches to a cgroup of its own without processes. It is made through a mount of its own: the one by which
+// volumes name cgroups may be read-only here.
+func tryCgroup() (_ string, err error) {
+	at, err := findCgroup2()
+	if err != nil {
+		return "", err
+	}
+	root, err := mountDetached("cgroup2")
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	name := fmt.Sprintf("bpfvol-doctor-%d", os.Getpid())
+	if err := os.Mkdir(within(root, name), 0o755); err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, os.Remove(within(root, name))) }()
+	return "connect4; cgroup2 is at " + at, atHook(ebpf.CGroupSockAddr, ebpf.AttachCGroupInet4Connect, &volume.Cgroup{Path: name, Attach: "connect4"})
+}
+
+// findCgroup2 returns where cgroup2 is mounted.
+func findCgroup2() (string, error) {
+	mounts, err := mount.ParseMountInfo("/proc/self/mountinfo")
+	if err != nil {
+		return "", err
+	}
+	for _, m := range mounts {
+		if m.FsType == "cgroup2" {
+			return m.MountPoint, nil
+		}
+	}
+	return "", &problem{"cgroup2 is not mounted", "boot the node with cgroup v2, or mount it at /sys/fs/cgroup/unified"}
+}
