@@ -2,10 +2,10 @@
 
 // Package podfs makes what a pod sees of a volume:
 //
-//	volume.json   what this is                                     } a tmpfs, at the target
-//	types.btf     the object's BTF                                 }
-//	maps/<map>    pins of the maps, for BPF_OBJ_GET with BPF_F_RDONLY    a directory of a bpffs
-//	json/<map>    pins of iterators that print the maps, for cat         a directory of another bpffs
+//	volume.json   what this is                           } a tmpfs, at the target
+//	types.btf     the object's BTF                       }
+//	maps/<map>    pins, for BPF_OBJ_GET, BPF_F_RDONLY    } two directories of a bpffs
+//	json/<map>    iterators that print the maps, for cat }
 //
 // The target is a tmpfs because a bpffs cannot be idmapped, which the top mount of a volume must be for a pod with
 // hostUsers: false. Each superblock is private to the volume, complete and read-only before it is attached anywhere;

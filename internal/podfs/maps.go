@@ -15,17 +15,15 @@ import (
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
-// dirPins is where a bpffs has our pins. Only that directory is attached: kernels with CONFIG_BPF_PRELOAD put iterators
-// over all maps and programs of the machine into the root, which is none of the pod's business, and let nobody remove them.
-const dirPins = "pins"
-
-// newBPFFS makes an empty bpffs.
-func newBPFFS(o owner) (*superblock, error) {
+// newPins makes a bpffs with a directory for maps and one for iterators. Only those are attached: kernels with
+// CONFIG_BPF_PRELOAD put iterators over all maps and programs of the machine into the root, which are none of the pod's
+// business, and let nobody remove them.
+func newPins(o owner) (*superblock, error) {
 	s, err := newSuperblock("bpf", o, nil)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.mkdir(dirPins, o); err != nil {
+	if err := errors.Join(s.mkdir(dirMaps, o), s.mkdir(dirJSON, o)); err != nil {
 		s.root.Close()
 		return nil, err
 	}
@@ -33,7 +31,7 @@ func newBPFFS(o owner) (*superblock, error) {
 }
 
 // pinMap pins a map and, where its type allows, an iterator that prints it.
-func pinMap(m Map, maps, json *superblock, o owner, types *btf.Cache) (Shown, error) {
+func pinMap(m Map, s *superblock, o owner, types *btf.Cache) (Shown, error) {
 	shown := Shown{
 		Name:       m.Name,
 		Type:       mapType(m.Map.Type()),
@@ -48,10 +46,10 @@ func pinMap(m Map, maps, json *superblock, o owner, types *btf.Cache) (Shown, er
 		return Shown{}, err
 	}
 	defer clone.Close()
-	if err := pin(clone, m.Name, maps, o); err != nil {
+	if err := pin(clone, dirMaps+"/"+m.Name, s, o); err != nil {
 		return Shown{}, fmt.Errorf("map %q: %w", m.Name, err)
 	}
-	shown.JSONReason, err = pinIterator(m, json, o, types)
+	shown.JSONReason, err = pinIterator(m, s, o, types)
 	if err != nil {
 		return Shown{}, fmt.Errorf("map %q: json: %w", m.Name, err)
 	}
@@ -60,7 +58,7 @@ func pinMap(m Map, maps, json *superblock, o owner, types *btf.Cache) (Shown, er
 }
 
 // pinIterator pins an iterator that prints the map, or returns the reason why there is none. A volume is good without it.
-func pinIterator(m Map, json *superblock, o owner, types *btf.Cache) (reason string, err error) {
+func pinIterator(m Map, s *superblock, o owner, types *btf.Cache) (reason string, err error) {
 	spec, err := mapjson.Iterator(mapjson.MapSpec{
 		Name:      m.Name,
 		Type:      m.Map.Type(),
@@ -83,7 +81,7 @@ func pinIterator(m Map, json *superblock, o owner, types *btf.Cache) (reason str
 		return "", err
 	}
 	defer it.Close()
-	return "", pin(it, m.Name, json, o)
+	return "", pin(it, dirJSON+"/"+m.Name, s, o)
 }
 
 func attachIterator(spec *ebpf.CollectionSpec, m *ebpf.Map, types *btf.Cache) (*link.Iter, error) {
@@ -106,7 +104,6 @@ func refused(err error) bool {
 }
 
 func pin(object interface{ Pin(string) error }, name string, s *superblock, o owner) error {
-	name = dirPins + "/" + name
 	if err := object.Pin(s.path(name)); err != nil {
 		return err
 	}

@@ -99,7 +99,10 @@ func makeTarget(parent *os.File, target string) (_ *os.File, created bool, err e
 }
 
 // tree is the volume before it is attached.
-type tree struct{ top, maps, json *superblock }
+type tree struct {
+	top  *superblock // volume.json, types.btf, and where to attach the pins
+	pins *superblock
+}
 
 func newTree(ctx context.Context, c Content, opts Options) (_ *tree, err error) {
 	t := &tree{}
@@ -109,10 +112,7 @@ func newTree(ctx context.Context, c Content, opts Options) (_ *tree, err error) 
 		}
 	}()
 	o := c.owner()
-	if t.maps, err = newBPFFS(o); err != nil {
-		return nil, err
-	}
-	if t.json, err = newBPFFS(o); err != nil {
+	if t.pins, err = newPins(o); err != nil {
 		return nil, err
 	}
 	v := c.Volume
@@ -123,7 +123,7 @@ func newTree(ctx context.Context, c Content, opts Options) (_ *tree, err error) 
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
 		}
-		shown, err := pinMap(m, t.maps, t.json, o, opts.Types)
+		shown, err := pinMap(m, t.pins, o, opts.Types)
 		if err != nil {
 			return nil, err
 		}
@@ -136,7 +136,7 @@ func newTree(ctx context.Context, c Content, opts Options) (_ *tree, err error) 
 	if t.top, err = newTop(append(text, '\n'), c.Types, o); err != nil {
 		return nil, err
 	}
-	for _, s := range []*superblock{t.maps, t.json, t.top} {
+	for _, s := range []*superblock{t.pins, t.top} {
 		if err := s.freeze(); err != nil {
 			return nil, err
 		}
@@ -180,19 +180,25 @@ func (t *tree) attach(dir *os.File, step func(string)) (err error) {
 			err = errors.Join(err, t.top.detach())
 		}
 	}()
-	for _, child := range []struct {
-		dir string
-		s   *superblock
-	}{{dirMaps, t.maps}, {dirJSON, t.json}} {
-		step("attach " + child.dir)
-		fd, err := unix.Openat(t.top.fd(), child.dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	var dirs []*os.File
+	defer func() { closeAll(dirs) }()
+	for _, name := range []string{dirMaps, dirJSON} {
+		fd, err := unix.Openat(t.top.fd(), name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return fmt.Errorf("open %s: %w", child.dir, err)
+			return fmt.Errorf("open %s: %w", name, err)
 		}
-		err = child.s.attachOnly(dirPins, fd)
-		unix.Close(fd)
-		if err != nil {
-			return err
+		dirs = append(dirs, os.NewFile(uintptr(fd), name))
+	}
+	step("clone pins")
+	parts, err := t.pins.parts(int(dirs[0].Fd()), dirMaps, dirJSON)
+	if err != nil {
+		return err
+	}
+	defer closeAll(parts)
+	for i, part := range parts {
+		step("attach " + part.Name())
+		if err := move(int(part.Fd()), int(dirs[i].Fd())); err != nil {
+			return fmt.Errorf("attach %s: %w", part.Name(), err)
 		}
 	}
 	step("done")
@@ -201,7 +207,7 @@ func (t *tree) attach(dir *os.File, step func(string)) (err error) {
 
 // close gives up the descriptors, and with them what is not attached.
 func (t *tree) close() {
-	for _, s := range []*superblock{t.top, t.maps, t.json} {
+	for _, s := range []*superblock{t.top, t.pins} {
 		if s != nil {
 			s.root.Close()
 		}

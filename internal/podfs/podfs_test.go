@@ -192,7 +192,7 @@ func TestUnmountIsIdempotent(t *testing.T) {
 
 func TestKilledWhileMounting(t *testing.T) {
 	bpftest.Root(t)
-	for _, step := range []string{"attach top", "attach maps", "attach json", "done"} {
+	for _, step := range []string{"attach top", "clone pins", "attach maps", "attach json", "done"} {
 		t.Run(step, func(t *testing.T) {
 			bpftest.NothingLeft(t)
 			dir := target(t)

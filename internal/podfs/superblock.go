@@ -113,21 +113,32 @@ func (s *superblock) attach(dir int) error {
 	return nil
 }
 
-// attachOnly puts one directory of the file system on a directory.
-func (s *superblock) attachOnly(name string, dir int) error {
-	// Linux before 6.15 clones no part of a tree that is not attached.
+// parts attaches the file system for a moment and returns directories of it as trees of their own, not attached.
+// Linux before 6.15 clones no part of a tree that is not attached. The caller must close them.
+func (s *superblock) parts(dir int, names ...string) (parts []*os.File, err error) {
+	defer func() {
+		if err != nil {
+			closeAll(parts)
+		}
+	}()
 	if err := s.attach(dir); err != nil {
-		return err
+		return nil, err
 	}
-	part, err := unix.OpenTree(s.fd(), name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-	if err := errors.Join(err, s.detach()); err != nil {
-		return fmt.Errorf("attach %s of %s: %w", name, s.fsType, err)
+	for _, name := range names {
+		fd, cloneErr := unix.OpenTree(s.fd(), name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		if cloneErr != nil {
+			err = errors.Join(err, fmt.Errorf("clone %s of %s: %w", name, s.fsType, cloneErr))
+			continue
+		}
+		parts = append(parts, os.NewFile(uintptr(fd), name))
 	}
-	defer unix.Close(part)
-	if err := move(part, dir); err != nil {
-		return fmt.Errorf("attach %s of %s: %w", name, s.fsType, err)
+	return parts, errors.Join(err, s.detach())
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
 	}
-	return nil
 }
 
 func move(tree, dir int) error {
