@@ -1,14 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package verify answers one question: may this digest run, and if so, doing what?
+//
+//	Policies.For   which policies cover the image and name the subject    before any traffic to the registry
+//	Check          which of them the image satisfies, by whose signature  offline, never cached
+//	Open           the object's bytes, reached by hash from the digest that Check saw
+//	Signed.Permit  does a satisfied policy allow what the object would do
+//
+// Invariants, and the test that holds each:
+//
+//   - Without a policy nothing runs (TestNothingRunsWithoutPolicy).
+//   - Only Check makes a Signed that grants something and only Open makes a Bytecode that holds bytes, so bytes
+//     that were not verified cannot reach package loader (TestZeroSignedOpensNothing).
+//   - A signature counts for the digest that was asked and for no other (verify/cosign: TestTransplantedSignature).
+//   - A registry that cannot be asked is an error, never "unsigned" (TestLookupErrorIsNotUnsigned).
+//   - A policy file that does not parse changes nothing (TestInvalidFileKeepsLastGood).
+//
+// How a signature is checked is an Authority's business; package verify/cosign has them, and only that package
+// knows sigstore.
 package verify
 
 import (
+	"context"
+	"fmt"
+
 	"github.com/opencontainers/go-digest"
 
 	"github.com/bpfvol/bpfvol/internal/image"
-	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
-// Subject is who asks: a pod's service account, or Namespace "local" and the user's name for the CLI.
-type Subject struct{ Namespace, ServiceAccount string }
+// Signed is a root digest together with the policies it satisfies. Only Check makes one that grants anything.
+type Signed struct {
+	root   source
+	ref    image.Reference
+	digest digest.Digest
+	grants []Grant
+}
+
+// Grant is one policy that the image satisfies, and by whose signature.
+type Grant struct {
+	Policy *Policy
+	Signer Signer
+}
+
+// Signer says who signed.
+type Signer struct {
+	Authority string // which of the policy's authorities: "key[0]"; "" for an unsigned grant
+	Identity  string // key fingerprint, or certificate subject; "" for an unsigned grant
+	Format    image.Format
+}
+
+// String is the signer in words, as in volume.json.
+func (s Signer) String() string {
+	if s.Identity == "" {
+		return "unsigned"
+	}
+	return s.Identity
+}
+
+// Digest is the root digest that was checked.
+func (s Signed) Digest() digest.Digest { return s.digest }
+
+// Reference is the reference that the digest was resolved from.
+func (s Signed) Reference() image.Reference { return s.ref }
+
+// Grants lists every policy that the image satisfies: signed ones first, each group in the order Check was given.
+func (s Signed) Grants() []Grant { return append([]Grant(nil), s.grants...) }
 
 // Bytecode is an object whose image passed a policy. Only Open makes one, so bytes that were not verified cannot
 // reach package loader.
@@ -26,49 +83,26 @@ func (b Bytecode) Object() image.Object { return b.object }
 // Signed says by which policies and by whom.
 func (b Bytecode) Signed() Signed { return b.signed }
 
-// Signed is a root digest together with the policies it satisfies. Only Check makes one.
-type Signed struct {
-	root   *image.Root
-	grants []Grant
+// source is what is asked of an image.Root; tests stand in for the registry behind it.
+type source interface {
+	Signatures(ctx context.Context, fresh bool) ([]image.Signature, error)
+	Object(ctx context.Context) (image.Object, error)
 }
 
-// Grant is one policy that the image satisfies, and by whose signature.
-type Grant struct {
-	Policy *Policy
-	Signer Signer
+// Open reads the object of an image that passed Check. The bytes are hashed again here, whatever the cache says.
+func Open(ctx context.Context, s Signed) (Bytecode, error) {
+	if s.root == nil || len(s.grants) == 0 {
+		return Bytecode{}, &DeniedError{Image: display(s.ref, s.digest), Cause: "it was not checked against a policy"}
+	}
+	o, err := s.root.Object(ctx)
+	if err != nil {
+		return Bytecode{}, err
+	}
+	if o.Root != s.digest {
+		return Bytecode{}, fmt.Errorf("image %s: object of %s: %w", display(s.ref, s.digest), o.Root, image.ErrDigestMismatch)
+	}
+	if got := digest.FromBytes(o.ELF); got != o.Digest {
+		return Bytecode{}, fmt.Errorf("image %s: object %s has %s: %w", display(s.ref, s.digest), o.Digest, got, image.ErrDigestMismatch)
+	}
+	return Bytecode{object: o, signed: s}, nil
 }
-
-// Signer says who signed.
-type Signer struct {
-	Authority string // "key[0]" of policy
-	Identity  string // key fingerprint, or certificate subject; "" for an unsigned grant
-	Format    image.Format
-}
-
-// Facts are what an object would really do, read from its ELF, for a policy's allow rules.
-type Facts struct {
-	Attach   []volume.Attach // after defaults; interfaces resolved
-	Programs []ProgramFacts
-	Maps     []MapFacts
-}
-
-// ProgramFacts describes one program that would be loaded.
-type ProgramFacts struct {
-	Name         string
-	Instructions int
-	Helpers      []string // names as in the kernel's headers: "bpf_probe_write_user"
-}
-
-// MapFacts describes one map that would be created.
-type MapFacts struct {
-	Name   string
-	Bytes  uint64 // estimate of the kernel memory: keys and values over all entries and CPUs
-	Access volume.Access
-}
-
-// Policy is one BytecodePolicy, checked and compiled.
-type Policy struct {
-	Name string
-}
-
-var _ digest.Digest

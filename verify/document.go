@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package verify
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	kjson "sigs.k8s.io/json"
+	yaml "sigs.k8s.io/yaml/goyaml.v3"
+
+	"github.com/bpfvol/bpfvol/internal/volume"
+)
+
+const (
+	apiVersion = "bpfvol.io/v1alpha1"
+	kind       = "BytecodePolicy"
+
+	maxFile = 1 << 20
+)
+
+// document is a policy as written, in a file or as an object of the cluster.
+type document struct {
+	APIVersion string   `json:"apiVersion"`
+	Kind       string   `json:"kind"`
+	Metadata   metadata `json:"metadata"`
+	Spec       spec     `json:"spec"`
+}
+
+type metadata struct {
+	Name        string            `json:"name"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+}
+
+type spec struct {
+	Images      []string        `json:"images"`
+	Authorities []AuthoritySpec `json:"authorities,omitempty"`
+	Unsigned    bool            `json:"unsigned,omitempty"`
+	Allow       *allowSpec      `json:"allow,omitempty"`
+	Subjects    []string        `json:"subjects,omitempty"`
+}
+
+// AuthoritySpec describes one acceptable signer: exactly one of Key and Keyless.
+type AuthoritySpec struct {
+	Key         *KeySpec         `json:"key,omitempty"`
+	Keyless     *KeylessSpec     `json:"keyless,omitempty"`
+	TrustedRoot *TrustedRootSpec `json:"trustedRoot,omitempty"` // for Keyless
+}
+
+// KeySpec is a public key.
+type KeySpec struct {
+	Data string `json:"data"` // PEM
+}
+
+// KeylessSpec is an identity in a certificate. Regular expressions are anchored.
+type KeylessSpec struct {
+	Issuer        string `json:"issuer,omitempty"`
+	IssuerRegexp  string `json:"issuerRegexp,omitempty"`
+	Subject       string `json:"subject,omitempty"`
+	SubjectRegexp string `json:"subjectRegexp,omitempty"`
+}
+
+// TrustedRootSpec says whose certificates and logs count.
+type TrustedRootSpec struct {
+	File string `json:"file"`
+}
+
+// allowSpec tells a field that is absent (the default holds) from one that is empty (nothing is allowed).
+type allowSpec struct {
+	Hooks        *[]volume.Kind `json:"hooks,omitempty"`
+	Interfaces   *[]string      `json:"interfaces,omitempty"`
+	Priority     *prioritySpec  `json:"priority,omitempty"`
+	WritableMaps []string       `json:"writableMaps,omitempty"`
+	MaxMapBytes  *byteCount     `json:"maxMapBytes,omitempty"`
+	Helpers      *helpersSpec   `json:"helpers,omitempty"`
+}
+
+type prioritySpec struct {
+	Min *int `json:"min,omitempty"`
+	Max *int `json:"max,omitempty"`
+}
+
+type helpersSpec struct {
+	Deny []string `json:"deny,omitempty"`
+}
+
+// byteCount is a Kubernetes quantity: 64Mi, 1G, 4096.
+type byteCount uint64
+
+// quantity is what byteCount takes of the Kubernetes syntax; an exponent could ask for a number of any length.
+var quantity = regexp.MustCompile(`^[0-9]{1,16}(\.[0-9]{1,6})?([kMGTPE]|[KMGTPE]i)?$`)
+
+func (c *byteCount) UnmarshalJSON(raw []byte) error {
+	text := strings.Trim(string(raw), `"`)
+	if quantity.MatchString(text) {
+		if q, err := resource.ParseQuantity(text); err == nil {
+			*c = byteCount(q.Value())
+			return nil
+		}
+	}
+	return fmt.Errorf("spec.allow.maxMapBytes: %.40q is no number of bytes; write it as 64Mi", text)
+}
+
+// ParsePolicies reads the policies of one file: YAML, any number of documents, unknown and repeated fields refused.
+// Relative file names in it are below the file's directory.
+func ParsePolicies(data []byte, file string, compile Compiler) ([]*Policy, error) {
+	if len(data) > maxFile {
+		return nil, fmt.Errorf("policy file %s: %d bytes; the limit is %d", file, len(data), maxFile)
+	}
+	var policies []*Policy
+	names := map[string]bool{}
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	for {
+		var node yaml.Node
+		if err := dec.Decode(&node); errors.Is(err, io.EOF) {
+			return policies, nil
+		} else if err != nil {
+			return nil, fmt.Errorf("policy file %s: %w", file, err)
+		}
+		where := fmt.Sprintf("document at line %d", node.Line)
+		doc, err := decode(&node)
+		if err != nil {
+			return nil, fmt.Errorf("policy file %s: %s: %w", file, where, err)
+		}
+		if doc == nil {
+			continue // nothing but comments
+		}
+		if policyName.MatchString(doc.Metadata.Name) {
+			where = fmt.Sprintf("policy %q", doc.Metadata.Name)
+		}
+		p, err := doc.policy(filepath.Dir(file), compile)
+		if err != nil {
+			return nil, fmt.Errorf("policy file %s: %s: %w", file, where, err)
+		}
+		if names[p.Name] {
+			return nil, fmt.Errorf("policy file %s: policy %q is defined twice", file, p.Name)
+		}
+		names[p.Name] = true
+		policies = append(policies, p)
+	}
+}
+
+// decode turns one YAML document into a document by way of JSON, so that a file and an object of the cluster are
+// read by the same rules. It returns nil for an empty one.
+func decode(node *yaml.Node) (*document, error) {
+	var v any
+	if err := node.Decode(&v); err != nil {
+		return nil, err
+	}
+	if v == nil {
+		return nil, nil
+	}
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("cannot be written as JSON; keys must be strings and numbers finite: %w", err)
+	}
+	if raw[0] != '{' {
+		return nil, errors.New("is not a map with the fields apiVersion, kind, metadata and spec")
+	}
+	var doc document
+	unknown, err := kjson.UnmarshalStrict(raw, &doc)
+	var wrong *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &wrong):
+		return nil, fmt.Errorf("%s: is a %s; want a %s", wrong.Field, wrong.Value, yamlType(wrong.Type))
+	case err != nil:
+		return nil, err
+	case len(unknown) > 0:
+		return nil, errors.Join(unknown...)
+	}
+	return &doc, nil
+}
+
+// yamlType names a Go type in the words of who writes YAML.
+func yamlType(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Struct, reflect.Map:
+		return "map"
+	case reflect.Slice:
+		return "list"
+	case reflect.Int:
+		return "whole number"
+	}
+	return t.Kind().String()
+}
+
+// policyName is what the API server accepts as a name.
+var policyName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`)
+
+func (d *document) policy(dir string, compile Compiler) (*Policy, error) {
+	if d.APIVersion != apiVersion || d.Kind != kind {
+		return nil, fmt.Errorf("is %q of %q; want kind %s of apiVersion %s", d.Kind, d.APIVersion, kind, apiVersion)
+	}
+	if !policyName.MatchString(d.Metadata.Name) {
+		return nil, errors.New("metadata.name must be lower-case letters, digits, '-' and '.'")
+	}
+	p := &Policy{Name: d.Metadata.Name, Unsigned: d.Spec.Unsigned, Subjects: d.Spec.Subjects}
+	if len(d.Spec.Images) == 0 {
+		return nil, errors.New(`spec.images is empty; list repositories such as "ghcr.io/acme/**"`)
+	}
+	for i, s := range d.Spec.Images {
+		g, err := ParseGlob(s)
+		if err != nil {
+			return nil, fmt.Errorf("spec.images[%d]: %w", i, err)
+		}
+		p.Images = append(p.Images, g)
+	}
+	for i, s := range d.Spec.Subjects {
+		if err := checkSubject(s); err != nil {
+			return nil, fmt.Errorf("spec.subjects[%d]: %w", i, err)
+		}
+	}
+	for i, s := range d.Spec.Authorities {
+		a, err := s.compile(dir, compile)
+		if err != nil {
+			return nil, fmt.Errorf("spec.authorities[%d]: %w", i, err)
+		}
+		p.Authorities = append(p.Authorities, a)
+	}
+	var err error
+	p.Allow, err = d.Spec.Allow.allow()
+	if err != nil {
+		return nil, fmt.Errorf("spec.allow.%w", err)
+	}
+	return p, nil
+}
+
+func (s AuthoritySpec) compile(dir string, compile Compiler) (Authority, error) {
+	switch {
+	case s.Key != nil && s.Keyless != nil:
+		return nil, errors.New("has both key and keyless; give each its own entry")
+	case s.Key == nil && s.Keyless == nil:
+		return nil, errors.New("has neither key nor keyless")
+	case s.Key != nil && s.TrustedRoot != nil:
+		return nil, errors.New("trustedRoot: a key needs none")
+	}
+	return compile(s, dir)
+}
+
+// allow puts the fields that are given over the defaults, each alone.
+func (s *allowSpec) allow() (Allow, error) {
+	a := defaultAllow()
+	if s == nil {
+		return a, nil
+	}
+	if s.Hooks != nil {
+		for i, k := range *s.Hooks {
+			if !slices.Contains(volume.Kinds, k) {
+				return a, fmt.Errorf("hooks[%d]: unknown hook %q; known: %s", i, k, list(volume.Kinds))
+			}
+		}
+		a.Hooks = *s.Hooks
+	}
+	if s.Interfaces != nil {
+		a.Interfaces = *s.Interfaces
+	}
+	if p := s.Priority; p != nil {
+		if p.Min != nil {
+			a.MinPriority = *p.Min
+		}
+		if p.Max != nil {
+			a.MaxPriority = *p.Max
+		}
+		if a.MinPriority < 0 || a.MaxPriority > maxPriority || a.MinPriority > a.MaxPriority {
+			return a, fmt.Errorf("priority: %d to %d is no band within 0 to %d", a.MinPriority, a.MaxPriority, maxPriority)
+		}
+	}
+	a.WritableMaps = s.WritableMaps
+	a.MaxMapBytes = (*uint64)(s.MaxMapBytes)
+	if s.Helpers != nil {
+		for i, h := range s.Helpers.Deny {
+			if !helperName.MatchString(h) {
+				return a, fmt.Errorf("helpers.deny[%d]: %q is no helper's name; write it as in bpf-helpers(7): bpf_probe_write_user", i, h)
+			}
+		}
+		a.DenyHelpers = s.Helpers.Deny
+	}
+	return a, nil
+}
+
+// helperName fits helpers and kfuncs.
+var helperName = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
+
+// list writes names for a message: "xdp, tc, tracepoint".
+func list[T ~string](names []T) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	var b strings.Builder
+	for i, n := range names {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(string(n))
+	}
+	return b.String()
+}
