@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/cilium/ebpf"
+)
+
+// VerifierError says why the kernel's verifier refuses a program.
+type VerifierError struct {
+	Program string
+	// Line is the verifier's reason, and Source the line of the program's source that it was looking at, "" where the
+	// object does not tell. Both come from others: quoted in Error, to be quoted elsewhere.
+	Line, Source string
+	// Log is all that the verifier wrote, many megabytes at worst.
+	Log string
+
+	cause error
+}
+
+func (e *VerifierError) Error() string {
+	text := fmt.Sprintf("program %s: rejected by the kernel's verifier: %q", quote(e.Program), truncate(e.Line, maxText))
+	if e.Source != "" {
+		text += fmt.Sprintf(" at %q", truncate(e.Source, maxText))
+	}
+	return text + "; the daemon's log has the verifier's"
+}
+
+func (e *VerifierError) Unwrap() error { return e.cause }
+
+// maxTraced is the number of instructions up to which the verifier's trace of a program is asked for. It writes about
+// 110 bytes for each (measured), and cilium/ebpf reads it whole, twice: this is the bound on memory.
+const maxTraced = 100_000
+
+// explain turns the error of a load without a log into one that says which program fails and why.
+func explain(ctx context.Context, spec *ebpf.CollectionSpec, opts Options, err error) error {
+	var rejected *ebpf.VerifierError
+	if !errors.As(err, &rejected) || errors.Is(err, syscall.ENOMEM) {
+		return describeLoad(err)
+	}
+	// Which program a collection begins with is random; the message is not.
+	for _, name := range slices.Sorted(maps.Keys(spec.Programs)) {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		// The statistics bring the verifier's reason without the trace.
+		log, cause := loadAlone(spec, name, opts, ebpf.LogLevelStats)
+		if cause == nil {
+			continue
+		}
+		if len(log) == 0 {
+			return refused(spec.Programs[name], cause)
+		}
+		e := &VerifierError{Program: name, Line: reason(log), Log: strings.Join(log, "\n"), cause: errnoOf(cause)}
+		if n := processed(log); n > maxTraced {
+			e.Log += fmt.Sprintf("\n(the trace of %d instructions is left out)", n)
+		} else if trace, err := loadAlone(spec, name, opts, ebpf.LogLevelBranch); err != nil && len(trace) > 0 {
+			e.Source, e.Log = source(trace), strings.Join(trace, "\n")
+		}
+		return e
+	}
+	return describeLoad(err)
+}
+
+// loadAlone loads one program with the maps that it uses, only for its log.
+func loadAlone(spec *ebpf.CollectionSpec, name string, opts Options, level ebpf.LogLevel) (log []string, err error) {
+	prog := spec.Programs[name]
+	alone := &ebpf.CollectionSpec{Maps: map[string]*ebpf.MapSpec{}, Programs: map[string]*ebpf.ProgramSpec{name: prog}}
+	for i := range prog.Instructions {
+		if m := spec.Maps[prog.Instructions[i].Reference()]; m != nil && prog.Instructions[i].IsLoadFromMap() {
+			m = m.Copy()
+			if m.Type == ebpf.ProgramArray || m.InnerMap != nil {
+				m.Contents = nil // the verifier does not look
+			}
+			alone.Maps[prog.Instructions[i].Reference()] = m
+		}
+	}
+	loaded, err := ebpf.NewCollectionWithOptions(alone, ebpf.CollectionOptions{
+		Cache:    opts.Types,
+		Programs: ebpf.ProgramOptions{LogLevel: level},
+	})
+	if err == nil {
+		loaded.Close()
+		return nil, nil
+	}
+	var rejected *ebpf.VerifierError
+	if errors.As(err, &rejected) {
+		log = rejected.Log
+	}
+	return log, err
+}
+
+// statistics are the lines that the verifier writes after its reason.
+var statistics = regexp.MustCompile(`^(processed \d+ insns |verification time |stack depth |mark_precise|insns_total)`)
+
+// reason is the verifier's last words before the statistics: two lines where there are two, as the last one alone
+// often lacks the subject ("R1 offset is outside of the packet").
+func reason(log []string) string {
+	lines := slices.DeleteFunc(slices.Clone(log), func(l string) bool {
+		return statistics.MatchString(l) || strings.TrimSpace(l) == ""
+	})
+	for i := range lines {
+		lines[i] = strings.TrimSpace(lines[i])
+	}
+	return strings.Join(lines[max(0, len(lines)-2):], ": ")
+}
+
+// source is the last line of source in a trace: "; return *p; @ prog.c:12".
+func source(trace []string) string {
+	for _, line := range slices.Backward(trace) {
+		if text, ok := strings.CutPrefix(strings.TrimSpace(line), "; "); ok {
+			return strings.TrimSpace(text)
+		}
+	}
+	return ""
+}
+
+var processedLine = regexp.MustCompile(`^processed (\d+) insns `)
+
+func processed(log []string) int {
+	for _, line := range slices.Backward(log) {
+		if m := processedLine.FindStringSubmatch(line); m != nil {
+			n, _ := strconv.Atoi(m[1])
+			return n
+		}
+	}
+	return 0
+}
+
+// refused is for programs that the kernel turns away before it verifies them.
+func refused(prog *ebpf.ProgramSpec, err error) error {
+	errno := errnoOf(err)
+	switch {
+	case errors.Is(err, ebpf.ErrNotSupported):
+		return &problem{text: fmt.Sprintf("program %s: %s", quote(prog.Name), printable(err.Error())), kind: ErrUnsupported, cause: err}
+	case errors.Is(err, syscall.EPERM):
+		return &problem{
+			text: fmt.Sprintf("program %s: this kernel does not let bpfvol load programs of section %s (%s): %v; see bpfvol doctor",
+				quote(prog.Name), quote(prog.SectionName), prog.Type, errno),
+			kind: ErrUnsupported, cause: err,
+		}
+	case errors.Is(err, syscall.EINVAL):
+		return &problem{
+			text: fmt.Sprintf("program %s: this kernel does not know programs of section %s (%s) or a flag of theirs: %v; see bpfvol doctor",
+				quote(prog.Name), quote(prog.SectionName), prog.Type, errno),
+			kind: ErrUnsupported, cause: err,
+		}
+	}
+	return fmt.Errorf("program %s: load: %w", quote(prog.Name), errno)
+}
+
+// describeLoad is for everything that is not about one program's instructions. The text of cilium/ebpf names the map
+// or program.
+func describeLoad(err error) error {
+	text := "load: " + printable(err.Error())
+	switch {
+	case errors.Is(err, syscall.ENOMEM), errors.Is(err, syscall.E2BIG):
+		return &problem{text: text + "; ask for less, for example by mapEntries", kind: errnoOf(err), cause: err}
+	case errors.Is(err, ebpf.ErrNotSupported):
+		return &problem{text: text + "; see bpfvol doctor", kind: ErrUnsupported, cause: err}
+	}
+	return &problem{text: text, kind: ErrInvalid, cause: err}
+}
+
+// errnoOf is the kernel's answer without the words around it.
+func errnoOf(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
+}
