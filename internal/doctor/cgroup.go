@@ -4,8 +4,8 @@ package doctor
 
 import (
 	"errors"
-	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -33,12 +33,13 @@ func tryCgroup() (_ string, err error) {
 		return "", err
 	}
 	defer root.Close()
-	name := fmt.Sprintf("bpfvol-doctor-%d", os.Getpid())
-	if err := os.Mkdir(within(root, name), 0o755); err != nil {
+	dir, err := os.MkdirTemp(within(root, "."), "bpfvol-doctor-")
+	if err != nil {
 		return "", err
 	}
-	defer func() { err = errors.Join(err, os.Remove(within(root, name))) }()
-	return "connect4; cgroup2 is at " + at, atHook(ebpf.CGroupSockAddr, ebpf.AttachCGroupInet4Connect, &volume.Cgroup{Path: name, Attach: "connect4"})
+	defer func() { err = errors.Join(err, os.Remove(dir)) }()
+	its := &volume.Cgroup{Path: filepath.Base(dir), Attach: "connect4"}
+	return "connect4; cgroup2 is at " + at, atHook(ebpf.CGroupSockAddr, ebpf.AttachCGroupInet4Connect, its)
 }
 
 // findCgroup2 returns where cgroup2 is mounted.

@@ -54,8 +54,9 @@ type probe struct {
 	try        func() (detail string, err error)
 }
 
-// patience is how long one check may take. Attaching to a device waits for RCU grace periods, tens of milliseconds.
-const patience = 2 * time.Second
+// patience is how long one check may take. Most take a millisecond, those that attach to a device or read the kernel's BTF
+// tens of them; under emulation a hundred times that.
+const patience = 10 * time.Second
 
 // Run asks every question, one after another, since some of the answers compete for the kernel's locks.
 func Run(ctx context.Context) []Check {
