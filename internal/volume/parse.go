@@ -89,7 +89,7 @@ func defaultPullPolicy(image string) PullPolicy {
 }
 
 // at puts the place of an error before it: a key, or an index like "[1]".
-func at(place string, err error) error {
+func at(place string, err error) *AttributeError {
 	var inner *AttributeError
 	if !errors.As(err, &inner) {
 		return &AttributeError{Key: place, Msg: err.Error()}
@@ -102,7 +102,7 @@ func at(place string, err error) error {
 
 // attributeError makes err, which is about the attribute key, one that Parse returns.
 func attributeError(key string, err error) *AttributeError {
-	e := at(key, err).(*AttributeError)
+	e := at(key, err)
 	e.Key, e.Msg = printable(e.Key, maxKey), printable(e.Msg, maxMsg)
 	return e
 }

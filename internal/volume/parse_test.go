@@ -20,6 +20,7 @@ var update = flag.Bool("update", false, "write what the code does now as what it
 
 func TestGoodAttributes(t *testing.T) {
 	vectors(t, "testdata/good.txtar", func(t *testing.T, attributes map[string]string) string {
+		t.Helper()
 		s, err := Parse(attributes)
 		if err != nil {
 			t.Fatal(err)
@@ -37,6 +38,7 @@ func TestGoodAttributes(t *testing.T) {
 
 func TestBadAttributes(t *testing.T) {
 	vectors(t, "testdata/bad.txtar", func(t *testing.T, attributes map[string]string) string {
+		t.Helper()
 		s, err := Parse(attributes)
 		if err == nil {
 			t.Fatalf("taken as %+v", s)
