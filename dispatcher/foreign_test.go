@@ -156,6 +156,9 @@ func TestLastDirectionRemovesQdisc(t *testing.T) {
 
 // ip link is how an administrator looks.
 func TestIPToolSeesOurProgram(t *testing.T) {
+	if version, err := exec.Command("ip", "-V").CombinedOutput(); err != nil || !strings.Contains(string(version), "iproute2") {
+		t.Skipf("no iproute2 here: %v: %s", err, version)
+	}
 	w := newWorld(t, "xdp")
 	prog, _ := w.program(t, "count", 2)
 	w.mustAttach(t, first, prog)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -71,6 +72,36 @@ func TestXDPChangesMode(t *testing.T) {
 		if got := w.kernelMode(t); got != mode {
 			t.Errorf("kernel says %q, want %q", got, mode)
 		}
+	}
+	w.mustDetach(t, first.Volume)
+}
+
+// An old kernel gets the filter without being told to.
+func TestTCXWhereTheKernelHasIt(t *testing.T) {
+	w := newWorld(t, "clsact")
+	w.classic = false
+	prog, packets := w.program(t, "count", 0)
+	want := carrierTCX
+	err := w.here.Do(func() error {
+		l, err := link.AttachTCX(link.TCXOptions{Interface: w.point.IfIndex, Program: prog, Attach: ebpf.AttachTCXIngress})
+		if errors.Is(err, ebpf.ErrNotSupported) {
+			want = carrierClsact
+			return nil
+		} else if err != nil {
+			return err
+		}
+		return l.Close()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.mustAttach(t, first, prog)
+	if st, err := w.Status(); err != nil || st[0].Carrier != want {
+		t.Errorf("status is %+v, %v, want carrier %s", st, err, want)
+	}
+	w.send(t, 5)
+	if n := count(t, packets); n < 5 {
+		t.Errorf("%d of 5 packets counted", n)
 	}
 	w.mustDetach(t, first.Volume)
 }

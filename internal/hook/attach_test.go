@@ -22,6 +22,9 @@ import (
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
+// rawCookie is the case of a raw tracepoint with a cookie, which Linux has from 6.10 on.
+const rawCookie = "raw tracepoint with cookie"
+
 // cases returns a case per hook. cgroup is the path of a cgroup of the test's own.
 func cases(t testing.TB, cgroup string) map[string]hookCase {
 	run := func(t testing.TB) {
@@ -30,19 +33,20 @@ func cases(t testing.TB, cgroup string) map[string]hookCase {
 		}
 	}
 	return map[string]hookCase{
-		"tracepoint": {ebpf.TracePoint, 0, &volume.Tracepoint{Group: "sched", Name: "sched_process_exec", Cookie: testCookie}, run},
-		"syscall tracepoint": {ebpf.TracePoint, 0, &volume.Tracepoint{Group: "syscalls", Name: "sys_enter_getpgid", Cookie: testCookie}, func(t testing.TB) {
+		"tracepoint": {ebpf.TracePoint, 0, &volume.Tracepoint{Group: "sched", Name: "sched_process_exec", Cookie: testCookie}, true, run},
+		"syscall tracepoint": {ebpf.TracePoint, 0, &volume.Tracepoint{Group: "syscalls", Name: "sys_enter_getpgid", Cookie: testCookie}, true, func(t testing.TB) {
 			if _, err := unix.Getpgid(0); err != nil {
 				t.Fatal(err)
 			}
 		}},
-		"rawTracepoint": {ebpf.RawTracepoint, 0, &volume.RawTracepoint{Name: "sched_process_exec", Cookie: testCookie}, run},
-		"uprobe":        {ebpf.Kprobe, 0, &volume.Uprobe{Path: libc(t), Symbol: "malloc", Cookie: testCookie}, run},
-		"uretprobe":     {ebpf.Kprobe, 0, &volume.Uprobe{Path: libc(t), Symbol: "malloc", Cookie: testCookie, Return: true}, run},
-		"perfEvent": {ebpf.PerfEvent, 0, &volume.PerfEvent{Event: "cpu-clock", Frequency: 200, CPU: -1, Cookie: testCookie}, func(testing.TB) {
+		"rawTracepoint": {ebpf.RawTracepoint, 0, &volume.RawTracepoint{Name: "sched_process_exec"}, false, run},
+		rawCookie:       {ebpf.RawTracepoint, 0, &volume.RawTracepoint{Name: "sched_process_exec", Cookie: testCookie}, true, run},
+		"uprobe":        {ebpf.Kprobe, 0, &volume.Uprobe{Path: libc(t), Symbol: "malloc", Cookie: testCookie}, true, run},
+		"uretprobe":     {ebpf.Kprobe, 0, &volume.Uprobe{Path: libc(t), Symbol: "malloc", Cookie: testCookie, Return: true}, true, run},
+		"perfEvent": {ebpf.PerfEvent, 0, &volume.PerfEvent{Event: "cpu-clock", Frequency: 200, CPU: -1, Cookie: testCookie}, true, func(testing.TB) {
 			burn(100 * time.Millisecond)
 		}},
-		"cgroup": {ebpf.CGroupSockAddr, ebpf.AttachCGroupInet4Connect, &volume.Cgroup{Path: cgroup, Attach: "connect4"}, func(t testing.TB) {
+		"cgroup": {ebpf.CGroupSockAddr, ebpf.AttachCGroupInet4Connect, &volume.Cgroup{Path: cgroup, Attach: "connect4"}, false, func(t testing.TB) {
 			connectIn(t, cgroup)
 		}},
 	}
@@ -114,14 +118,22 @@ func TestProgramsRunWhereAttached(t *testing.T) {
 	cgroup := newCgroup(t)
 	for name, c := range cases(t, cgroup) {
 		t.Run(name, func(t *testing.T) {
-			prog, runs := counter(t, c.typ, c.attach)
+			if name == rawCookie {
+				bpftest.SkipOnOldKernel(t, "6.10", name)
+			}
+			prog, runs, err := newCounter(c.typ, c.attach, c.cookie)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer runs.Close()
+			defer prog.Close()
 			links := attach(t, prog, c.hook)
 			c.trigger(t)
 			n, cookie := runsOf(t, runs)
 			if n == 0 {
 				t.Error("the program did not run")
 			}
-			if c.typ != ebpf.CGroupSockAddr && cookie != testCookie {
+			if c.cookie && cookie != testCookie {
 				t.Errorf("cookie is %#x, want %#x", cookie, testCookie)
 			}
 			for _, l := range links {
@@ -153,6 +165,9 @@ func TestPinnedLinksOutliveTheirMaker(t *testing.T) {
 	cgroup := newCgroup(t)
 	for name, c := range cases(t, cgroup) {
 		t.Run(name, func(t *testing.T) {
+			if name == rawCookie {
+				bpftest.SkipOnOldKernel(t, "6.10", name)
+			}
 			dir := bpftest.BPFFS(t)
 			maker := self("maker", caseEnv+"="+name, dirEnv+"="+dir, "BPFVOL_HOOK_CGROUP="+cgroup)
 			out, err := maker.StdoutPipe()
@@ -198,7 +213,7 @@ func TestPinnedLinksOutliveTheirMaker(t *testing.T) {
 // makeLinks is the process that TestPinnedLinksOutliveTheirMaker kills.
 func makeLinks(name, dir string) error {
 	c := cases(&testing.T{}, os.Getenv("BPFVOL_HOOK_CGROUP"))[name]
-	prog, runs, err := newCounter(c.typ, c.attach)
+	prog, runs, err := newCounter(c.typ, c.attach, c.cookie)
 	if err != nil {
 		return err
 	}

@@ -33,10 +33,11 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	case "burn":
-		for range 3 {
-			go burn(time.Hour)
+		fmt.Scanln(new(string))
+		for range 24 { // more threads than the runtime has started by now
+			go burn(time.Minute)
 		}
-		burn(time.Hour)
+		select {}
 	case "maker":
 		if err := makeLinks(os.Getenv(caseEnv), os.Getenv(dirEnv)); err != nil {
 			fmt.Println(err)
@@ -58,7 +59,7 @@ func burn(d time.Duration) {
 // counter makes a program that counts its runs in a map, and the map.
 func counter(t testing.TB, typ ebpf.ProgramType, attach ebpf.AttachType) (*ebpf.Program, *ebpf.Map) {
 	t.Helper()
-	prog, runs, err := newCounter(typ, attach)
+	prog, runs, err := newCounter(typ, attach, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,8 +67,8 @@ func counter(t testing.TB, typ ebpf.ProgramType, attach ebpf.AttachType) (*ebpf.
 	return prog, runs
 }
 
-// newCounter makes a program that adds 1 to runs[0], writes its cookie to runs[1], if its type has one, and returns 1.
-func newCounter(typ ebpf.ProgramType, attach ebpf.AttachType) (*ebpf.Program, *ebpf.Map, error) {
+// newCounter makes a program that adds 1 to runs[0], writes its cookie to runs[1] if it is to, and returns 1.
+func newCounter(typ ebpf.ProgramType, attach ebpf.AttachType, cookie bool) (*ebpf.Program, *ebpf.Map, error) {
 	runs, err := ebpf.NewMap(&ebpf.MapSpec{Name: "runs", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 2})
 	if err != nil {
 		return nil, nil, err
@@ -76,8 +77,7 @@ func newCounter(typ ebpf.ProgramType, attach ebpf.AttachType) (*ebpf.Program, *e
 	insns = append(insns, asm.Mov.Reg(asm.R7, asm.R1))
 	insns = append(insns, entry(runs, 0, "no-entry")...)
 	insns = append(insns, asm.Mov.Imm(asm.R1, 1), asm.AddAtomic.Mem(asm.R0, asm.R1, asm.DWord, 0))
-	switch typ {
-	case ebpf.TracePoint, ebpf.RawTracepoint, ebpf.Kprobe, ebpf.PerfEvent:
+	if cookie {
 		insns = append(insns, asm.Mov.Reg(asm.R1, asm.R7), asm.FnGetAttachCookie.Call(), asm.Mov.Reg(asm.R6, asm.R0))
 		insns = append(insns, entry(runs, 1, "no-entry")...)
 		insns = append(insns, asm.StoreMem(asm.R0, 0, asm.R6, asm.DWord))
@@ -132,6 +132,7 @@ type hookCase struct {
 	typ     ebpf.ProgramType
 	attach  ebpf.AttachType
 	hook    volume.Hook
+	cookie  bool // the hook has testCookie
 	trigger func(t testing.TB)
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 
 	"github.com/bpfvol/bpfvol/internal/bpftest"
@@ -163,25 +164,58 @@ func TestMalformedBinaryIsAnError(t *testing.T) {
 	}
 }
 
-// perf_event_open knows threads, a user means a process.
+// perf_event_open knows threads, a user means a process: with the threads that it has and those that it will start.
 func TestPerfEventOfProcessSeesItsThreads(t *testing.T) {
 	bpftest.Root(t)
 	cmd := self("burn")
+	start, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { cmd.Process.Kill(); cmd.Wait() }()
-	time.Sleep(100 * time.Millisecond) // for its threads to start
 
-	prog, runs := counter(t, ebpf.PerfEvent, 0)
-	// task-clock counts a thread's own time: four busy threads on any number of CPUs make one sample per ms and CPU.
-	links := attach(t, prog, &volume.PerfEvent{Event: "task-clock", Period: 1e6, PID: cmd.Process.Pid, CPU: -1})
-	if len(links) < 4 {
-		t.Errorf("%d links, want one per thread, 4 at least", len(links))
+	threads, err := ebpf.NewMap(&ebpf.MapSpec{Name: "threads", Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: 100})
+	if err != nil {
+		t.Fatal(err)
 	}
-	time.Sleep(200 * time.Millisecond)
-	if n, _ := runsOf(t, runs); n < 50 {
-		t.Errorf("%d samples, want about 200 per CPU", n)
+	defer threads.Close()
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "who", Type: ebpf.PerfEvent, License: "GPL", Instructions: asm.Instructions{
+		asm.FnGetCurrentPidTgid.Call(),
+		asm.StoreMem(asm.RFP, -8, asm.R0, asm.DWord),
+		asm.Mov.Reg(asm.R2, asm.RFP),
+		asm.Add.Imm(asm.R2, -8),
+		asm.Mov.Reg(asm.R3, asm.R2),
+		asm.Mov.Imm(asm.R4, 0),
+		asm.LoadMapPtr(asm.R1, threads.FD()),
+		asm.FnMapUpdateElem.Call(),
+		asm.Mov.Imm(asm.R0, 0),
+		asm.Return(),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer prog.Close()
+	links := attach(t, prog, &volume.PerfEvent{Event: "task-clock", Period: 1e5, PID: cmd.Process.Pid, CPU: -1})
+
+	if _, err := start.Write([]byte("go\n")); err != nil {
+		t.Fatal(err)
+	}
+	var seen map[uint32]bool
+	for end := time.Now().Add(10 * time.Second); len(seen) <= len(links) && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		seen = map[uint32]bool{}
+		var id, value uint64
+		for it := threads.Iterate(); it.Next(&id, &value); {
+			if pid := int(id >> 32); pid != cmd.Process.Pid {
+				t.Fatalf("a sample of process %d, want %d alone", pid, cmd.Process.Pid)
+			}
+			seen[uint32(id)] = true
+		}
+	}
+	if len(seen) <= len(links) {
+		t.Errorf("samples of %d threads, want more than the %d there were at first", len(seen), len(links))
 	}
 }
 
