@@ -112,6 +112,7 @@ func serve(t *testing.T, log klog.Logger, opts Options) *running {
 
 // bufferedLog is a logger at the verbosity that shows everything we log, and what it has logged.
 func bufferedLog(t *testing.T) (klog.Logger, ktesting.Buffer) {
+	t.Helper()
 	log := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.Verbosity(4), ktesting.BufferLogs(true)))
 	return log, log.GetSink().(ktesting.Underlier).GetBuffer()
 }

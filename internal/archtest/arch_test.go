@@ -35,6 +35,7 @@ var floors = map[string]int{
 	"dispatcher":             4,
 	"internal/podfs":         4,
 	"internal/node":          5,
+	"internal/doctor":        5,
 	"csi":                    6,
 	"cmd/bpfvol":             7,
 }
