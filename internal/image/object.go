@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote"
 )
 
@@ -204,6 +205,10 @@ func (s *Store) fetch(ctx context.Context, p *pull, d ocispec.Descriptor, most i
 	}
 	err := p.try(ctx, func(ctx context.Context, r *remote.Repository) error {
 		rc, err := r.Fetch(ctx, d)
+		if err != nil && !typed(err) && !errors.Is(err, errdef.ErrNotFound) && ctx.Err() == nil {
+			// The client knows every other error: oras saw headers of something else.
+			return fmt.Errorf("%w: sent by registry %s", ErrDigestMismatch, r.Reference.Registry)
+		}
 		if err != nil {
 			return err
 		}

@@ -87,9 +87,10 @@ func ParseReference(s string) (Reference, error) {
 	return ref, nil
 }
 
-// isHost reports whether the first element of a name is a registry rather than a user of Docker Hub.
+// isHost reports whether the first element of a name is a registry rather than a user of Docker Hub. Docker also takes
+// one with a capital letter for a host; in lower case it would then name someone else.
 func isHost(s string) bool {
-	return strings.ContainsAny(s, ".:[") || s == "localhost" || strings.ToLower(s) != s
+	return strings.ContainsAny(s, ".:[") || strings.EqualFold(s, "localhost")
 }
 
 // ParseHost normalises host[:port]: lower case, IPv6 in brackets and in short form, docker.io for every name of
