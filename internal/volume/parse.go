@@ -32,12 +32,9 @@ func (e *AttributeError) Error() string {
 // What kubelet adds to the attributes of a pod's volume, the keys "csi.storage.k8s.io/...", are not for Parse: package
 // csi takes them out.
 func Parse(attributes map[string]string) (Spec, error) {
-	size := 0
-	for key, v := range attributes {
-		size += len(key) + len(v)
-	}
-	if size > maxAttributes {
-		return Spec{}, attributeError("", fmt.Errorf("have %d bytes; at most %d are possible", size, maxAttributes))
+	written := size(attributes)
+	if written > maxAttributes {
+		return Spec{}, attributeError("", fmt.Errorf("have %d bytes; at most %d are possible", written, maxAttributes))
 	}
 	var s Spec
 	for _, key := range sortedKeys(attributes) {
@@ -62,7 +59,22 @@ func Parse(attributes map[string]string) (Spec, error) {
 	if s.PullPolicy == "" {
 		s.PullPolicy = defaultPullPolicy(s.Image)
 	}
+	// Quotes, spaces and escapes can make the canonical form longer, though not four times: `[.,.]` becomes
+	// `[".", "."]`.
+	if written > maxAttributes/4 {
+		if canonical := size(s.Attributes()); canonical > maxAttributes {
+			return Spec{}, attributeError("", fmt.Errorf("have %d bytes when written out; at most %d are possible", canonical, maxAttributes))
+		}
+	}
 	return s, nil
+}
+
+func size(attributes map[string]string) int {
+	n := 0
+	for key, v := range attributes {
+		n += len(key) + len(v)
+	}
+	return n
 }
 
 // Attributes returns the attributes that Parse makes s of, without what is default.

@@ -155,6 +155,32 @@ func TestParseRefusesWhatIsTooMuch(t *testing.T) {
 	}
 }
 
+// What Parse takes, it takes again in its canonical form, though that may be longer.
+func TestCanonicalFormOfLargeAttributesIsTaken(t *testing.T) {
+	for name, item := range map[string]string{
+		"dots": ".,", "backslashes": `\,`, "emoji": "\U0001F600,", "byte order marks": "\ufeff,", "numbers": "1,", "names": "a,",
+		"quotes": `'"',`, "digits first": "1x,",
+	} {
+		t.Run(name, func(t *testing.T) {
+			taken := 0
+			for n := 64; n*len(item) < maxAttributes; n += 8000 {
+				s, err := Parse(map[string]string{"image": "a:1", "variables": "a: [" + strings.Repeat(item, n) + "]"})
+				if err != nil {
+					checkError(t, err)
+					continue
+				}
+				taken++
+				if _, err := Parse(s.Attributes()); err != nil {
+					t.Errorf("%d times: %v", n, err)
+				}
+			}
+			if taken == 0 {
+				t.Error("none was taken")
+			}
+		})
+	}
+}
+
 // An alias that stands for aliases that stand for aliases: 10^9 elements in 500 bytes.
 func TestAliasBombIsRefused(t *testing.T) {
 	var b strings.Builder
