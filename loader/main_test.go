@@ -10,12 +10,16 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 
 	"github.com/bpfvol/bpfvol/internal/bpftest"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
 func TestMain(m *testing.M) { bpftest.Main(m) }
+
+// types is the kernel's BTF for all tests, as in the daemon.
+var types = btf.NewCache()
 
 // attach is the attribute of that name.
 func attach(t testing.TB, yaml string) []volume.Attach {

@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"bytes"
 	"encoding/binary"
 	"testing"
 
@@ -80,6 +81,15 @@ func TestProgramSeesVariablesThatWereSet(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(seen{})); diff != "" || verdict != 1 {
 		t.Error(verdict, diff)
+	}
+}
+
+// The bytes are those that the signature covers, and shared with the cache.
+func TestParseLeavesTheObjectsBytes(t *testing.T) {
+	object := bpf.Variables()
+	mustParse(t, object, withVariables(t, map[string]any{"verdict": int64(1), "threshold": int64(1)}))
+	if !bytes.Equal(object, bpf.Variables()) {
+		t.Error("parse changed the object")
 	}
 }
 

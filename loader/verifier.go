@@ -33,14 +33,29 @@ func (e *VerifierError) Error() string {
 	if e.Source != "" {
 		text += fmt.Sprintf(" at %q", truncate(e.Source, maxText))
 	}
-	return text + "; the daemon's log has the verifier's"
+	return text + "; bpfvol's log has the whole of the verifier's"
 }
 
 func (e *VerifierError) Unwrap() error { return e.cause }
 
-// maxTraced is the number of instructions up to which the verifier's trace of a program is asked for. It writes about
-// 110 bytes for each (measured), and cilium/ebpf reads it whole, twice: this is the bound on memory.
-const maxTraced = 100_000
+// maxTrace bounds the verifier's trace of a program. cilium/ebpf reads it whole, with a buffer that grows as far as it
+// takes, and copies it; so a trace is asked for only where it will be shorter.
+const maxTrace = 16 << 20
+
+// perInstruction is the length of the verifier's words on one instruction (110 bytes on average, measured), beside the
+// source that it quotes: a length that the object's author chooses.
+const perInstruction = 128
+
+// traceBytes estimates the length of a trace of n instructions of prog.
+func traceBytes(prog *ebpf.ProgramSpec, n int) int {
+	longest := 0
+	for i := range prog.Instructions {
+		if line := prog.Instructions[i].Source(); line != nil {
+			longest = max(longest, len(line.String()))
+		}
+	}
+	return n * (perInstruction + min(longest, 1024)) // what the kernel prints at once
+}
 
 // explain turns the error of a load without a log into one that says which program fails and why.
 func explain(ctx context.Context, spec *ebpf.CollectionSpec, opts Options, err error) error {
@@ -62,7 +77,7 @@ func explain(ctx context.Context, spec *ebpf.CollectionSpec, opts Options, err e
 			return refused(spec.Programs[name], cause)
 		}
 		e := &VerifierError{Program: name, Line: reason(log), Log: strings.Join(log, "\n"), cause: errnoOf(cause)}
-		if n := processed(log); n > maxTraced {
+		if n := processed(log); traceBytes(spec.Programs[name], n) > maxTrace {
 			e.Log += fmt.Sprintf("\n(the trace of %d instructions is left out)", n)
 		} else if trace, err := loadAlone(spec, name, opts, ebpf.LogLevelBranch); err != nil && len(trace) > 0 {
 			e.Source, e.Log = source(trace), strings.Join(trace, "\n")
@@ -163,13 +178,23 @@ func refused(prog *ebpf.ProgramSpec, err error) error {
 // or program.
 func describeLoad(err error) error {
 	text := "load: " + printable(err.Error())
+	_, isErrno := errnoOf(err).(syscall.Errno)
 	switch {
 	case errors.Is(err, syscall.ENOMEM), errors.Is(err, syscall.E2BIG):
+		text = strings.ReplaceAll(text, syscall.E2BIG.Error(), "over the kernel's limit") // "argument list too long"
 		return &problem{text: text + "; ask for less, for example by mapEntries", kind: errnoOf(err), cause: err}
-	case errors.Is(err, ebpf.ErrNotSupported):
+	case errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, syscall.EPERM), lacksKernel(err):
 		return &problem{text: text + "; see bpfvol doctor", kind: ErrUnsupported, cause: err}
+	case !isErrno, errors.Is(err, syscall.EINVAL):
+		return &problem{text: text, kind: ErrInvalid, cause: err}
 	}
-	return &problem{text: text, kind: ErrInvalid, cause: err}
+	return &problem{text: text, kind: errnoOf(err), cause: err}
+}
+
+// lacksKernel says whether the object asks for a configuration option or symbol that this kernel has not. cilium/ebpf
+// says so in words only.
+func lacksKernel(err error) bool {
+	return strings.Contains(err.Error(), ": resolve .kconfig: ") || strings.Contains(err.Error(), ": resolve .ksyms: ")
 }
 
 // errnoOf is the kernel's answer without the words around it.
