@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/cilium/ebpf"
 
@@ -32,7 +33,7 @@ type memberRecord struct {
 }
 
 // pinRecord writes a record to a pin. A record that is there is replaced in one step.
-func pinRecord(path, name string, record any) error {
+func (s *site) pinRecord(path, name string, record any) error {
 	text, err := json.Marshal(record)
 	if err != nil {
 		return err
@@ -48,24 +49,24 @@ func pinRecord(path, name string, record any) error {
 	if err := m.Freeze(); err != nil {
 		return fmt.Errorf("freeze record: %w", err)
 	}
-	return replacePin(path, m.Pin)
+	return s.replacePin(path, m.Pin)
 }
 
 // pinProgram pins a program without moving the pins that the caller may have of it. A pin that is there is replaced in
 // one step.
-func pinProgram(path string, prog *ebpf.Program) error {
+func (s *site) pinProgram(path string, prog *ebpf.Program) error {
 	own, err := prog.Clone()
 	if err != nil {
 		return err
 	}
 	defer own.Close()
-	return replacePin(path, own.Pin)
+	return s.replacePin(path, own.Pin)
 }
 
 // newSuffix is that of a pin that is about to replace another.
 const newSuffix = "-new"
 
-func replacePin(path string, pin func(string) error) error {
+func (s *site) replacePin(path string, pin func(string) error) error {
 	fresh := path + newSuffix
 	if err := remove(fresh); err != nil {
 		return err
@@ -73,6 +74,7 @@ func replacePin(path string, pin func(string) error) error {
 	if err := pin(fresh); err != nil {
 		return err
 	}
+	s.reached(filepath.Base(fresh) + " pinned")
 	return os.Rename(fresh, path)
 }
 

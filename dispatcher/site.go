@@ -192,11 +192,11 @@ func (s *site) pinMember(m Member, prog *ebpf.Program) error {
 		return err
 	}
 	s.reached("member directory made")
-	if err := pinProgram(filepath.Join(dir, progPin), prog); err != nil {
+	if err := s.pinProgram(filepath.Join(dir, progPin), prog); err != nil {
 		return fmt.Errorf("pin program %q: %w", m.Program, err)
 	}
 	s.reached("member program pinned")
-	if err := pinRecord(filepath.Join(dir, recordPin), "bpfvol_member", memberRecord{Version: recordVersion, Member: m}); err != nil {
+	if err := s.pinRecord(filepath.Join(dir, recordPin), "bpfvol_member", memberRecord{Version: recordVersion, Member: m}); err != nil {
 		return err
 	}
 	s.reached("member record pinned")
@@ -208,7 +208,7 @@ func (s *site) pinMember(m Member, prog *ebpf.Program) error {
 // pinPoint writes the record of a point where something runs, or is about to.
 func (s *site) pinPoint(r pointRecord) error {
 	r.Version, r.Interface = recordVersion, s.Interface
-	if err := pinRecord(s.pin(recordPin), "bpfvol_point", r); err != nil {
+	if err := s.pinRecord(s.pin(recordPin), "bpfvol_point", r); err != nil {
 		return err
 	}
 	s.record = r

@@ -50,7 +50,8 @@ func TestRecordOfAnotherVersionIsRefused(t *testing.T) {
 	prog, _ := w.program(t, "count", 2)
 	w.mustAttach(t, first, prog)
 	path := filepath.Join(w.root, w.point.dirName(), membersDir, first.Volume, first.Program, recordPin)
-	if err := pinRecord(path, "future", memberRecord{Version: recordVersion + 1, Member: first}); err != nil {
+	s := &site{Dispatcher: w.Dispatcher}
+	if err := s.pinRecord(path, "future", memberRecord{Version: recordVersion + 1, Member: first}); err != nil {
 		t.Fatal(err)
 	}
 	for name, err := range map[string]error{
@@ -64,7 +65,7 @@ func TestRecordOfAnotherVersionIsRefused(t *testing.T) {
 	if err := w.ping(); err != nil {
 		t.Error(err)
 	}
-	if err := pinRecord(path, "bpfvol_member", memberRecord{Version: recordVersion, Member: first}); err != nil {
+	if err := s.pinRecord(path, "bpfvol_member", memberRecord{Version: recordVersion, Member: first}); err != nil {
 		t.Fatal(err)
 	}
 	w.mustDetach(t, first.Volume)
