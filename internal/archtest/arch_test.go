@@ -60,6 +60,10 @@ var homes = map[string][]string{
 	"google.golang.org/grpc/codes":                {"csi"},
 	"github.com/container-storage-interface/spec": {"csi"},
 	"github.com/google/go-containerregistry":      {"verify/cosign"},
+	"github.com/fsnotify/fsnotify":                {"verify"},
+	"github.com/vishvananda/netlink":              {"dispatcher", "internal/doctor"},
+	"k8s.io/mount-utils":                          {"internal/podfs", "internal/doctor"},
+	"golang.org/x/sys/unix":                       {"dispatcher", "internal/hook", "internal/podfs", "internal/podfs/mapjson", "internal/node", "internal/doctor"},
 	"github.com/spf13/cobra":                      {"cmd/bpfvol"},
 	"github.com/prometheus/client_golang":         {"cmd/bpfvol"},
 }
