@@ -19,8 +19,14 @@ type Glob struct {
 	elements []string // normalised
 }
 
+// maxGlob is the length of the longest name that registries take.
+const maxGlob = 255
+
 // ParseGlob reads one pattern.
 func ParseGlob(s string) (Glob, error) {
+	if len(s) > maxGlob {
+		return Glob{}, fmt.Errorf("image glob %.40q...: %d bytes; no name is longer than %d", s, len(s), maxGlob)
+	}
 	elements := strings.Split(s, "/")
 	for _, e := range elements {
 		switch {

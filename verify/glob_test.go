@@ -74,17 +74,18 @@ func TestGlobMatchesRepositories(t *testing.T) {
 
 func TestGlobsThatAreRefused(t *testing.T) {
 	for glob, want := range map[string]string{
-		"":                      "an element is empty",
-		"/x":                    "an element is empty",
-		"ghcr.io//x":            "an element is empty",
-		"ghcr.io/x/":            "an element is empty",
-		"ghcr.io/x**":           "must be a whole element",
-		"ghcr.io/x/***":         "must be a whole element",
-		"ghcr.io/x:v1":          "leave the tag out",
-		"ghcr.io/x@sha256:abcd": "leave the digest out",
-		"ghcr.io/a b":           "has white space",
-		"ghcr.io":               `write "ghcr.io/**"`,
-		"localhost:5000":        `write "localhost:5000/**"`,
+		"":                       "an element is empty",
+		"/x":                     "an element is empty",
+		"ghcr.io//x":             "an element is empty",
+		"ghcr.io/x/":             "an element is empty",
+		"ghcr.io/x**":            "must be a whole element",
+		"ghcr.io/x/***":          "must be a whole element",
+		"ghcr.io/x:v1":           "leave the tag out",
+		"ghcr.io/x@sha256:abcd":  "leave the digest out",
+		"ghcr.io/a b":            "has white space",
+		"ghcr.io":                `write "ghcr.io/**"`,
+		"localhost:5000":         `write "localhost:5000/**"`,
+		strings.Repeat("a", 256): "no name is longer than 255",
 	} {
 		if _, err := ParseGlob(glob); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want %q", glob, err, want)
@@ -93,7 +94,7 @@ func TestGlobsThatAreRefused(t *testing.T) {
 }
 
 func TestGlobTakesNoExponentialTime(t *testing.T) {
-	g, err := ParseGlob("ghcr.io/" + strings.Repeat("**/a/", 100) + "b")
+	g, err := ParseGlob("ghcr.io/" + strings.Repeat("**/a/", 48) + "b")
 	if err != nil {
 		t.Fatal(err)
 	}

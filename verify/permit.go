@@ -114,11 +114,11 @@ func sameHelper(a, b string) bool {
 	return strings.TrimPrefix(a, "bpf_") == strings.TrimPrefix(b, "bpf_")
 }
 
-// some lists a policy's patterns for a message, few of them.
+// some lists a policy's patterns for a message, few of them and not much of each.
 func some(patterns []string) string {
 	const few = 5
 	if len(patterns) > few {
-		return fmt.Sprintf("%s and %d more", list(patterns[:few]), len(patterns)-few)
+		return fmt.Sprintf("%.100s and %d more", list(patterns[:few]), len(patterns)-few)
 	}
-	return list(patterns)
+	return fmt.Sprintf("%.100s", list(patterns))
 }
