@@ -105,9 +105,13 @@ func (o *buildOptions) run(ctx context.Context, files []string, stdout, stderr i
 		if err != nil {
 			return err
 		}
+		words, err := bpfmanLabels(summary)
+		if err != nil {
+			return err
+		}
 		for _, arch := range archs {
 			objects = append(objects, image.BuildInput{Name: filepath.Base(file), Arch: arch, ELF: elf})
-			labels[arch] = summary.BPFManLabels()
+			labels[arch] = words
 		}
 	}
 	store, err := o.open(ctx)

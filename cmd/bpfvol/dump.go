@@ -48,7 +48,11 @@ iterator, such as lpm_trie, is read by bpf(2) through maps/MAP.`),
 			default:
 				return &usageError{fmt.Errorf("-o %s: unknown format; use table or json", format)}
 			}
-			lines, err := openLines(args[0], args[1])
+			dir, err := filepath.Abs(args[0])
+			if err != nil {
+				return err
+			}
+			lines, err := openLines(dir, args[1])
 			if err != nil {
 				return err
 			}
@@ -66,7 +70,11 @@ func completeDump(_ *cobra.Command, args []string, _ string) ([]string, cobra.Sh
 	if len(args) != 1 {
 		return nil, cobra.ShellCompDirectiveDefault
 	}
-	v, err := podfs.Read(args[0])
+	dir, err := filepath.Abs(args[0])
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	v, err := podfs.Read(dir)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"github.com/bpfvol/bpfvol/e2e/nobpf"
 	"github.com/bpfvol/bpfvol/internal/bpftest"
@@ -52,6 +53,14 @@ func TestScripts(t *testing.T) {
 			for _, dir := range []string{"STATE", "CACHE", "BPFFS"} {
 				env.Setenv("BPFVOL_"+dir+"_DIR", env.WorkDir+"/."+dir)
 			}
+			// The command mounts a bpffs that stays, and a script that failed leaves its volume: both go with the script.
+			env.Defer(func() {
+				for _, dir := range []string{"/bpf", "/.BPFFS"} {
+					if err := unix.Unmount(env.WorkDir+dir, unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT && err != unix.EPERM {
+						t.Error(err)
+					}
+				}
+			})
 			env.Setenv("BPFVOL_REGISTRIES", env.WorkDir+"/registries.yaml")
 			return os.WriteFile(env.WorkDir+"/registries.yaml", []byte("registries:\n- host: "+host+"\n  plainHTTP: true\n"), 0o644)
 		},

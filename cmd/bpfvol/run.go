@@ -16,6 +16,7 @@ import (
 	"github.com/bpfvol/bpfvol/internal/node"
 	"github.com/bpfvol/bpfvol/internal/podfs"
 	"github.com/bpfvol/bpfvol/loader"
+	"github.com/bpfvol/bpfvol/verify"
 )
 
 // publishOptions is what run and publish share: the whole engine, for one volume at a directory.
@@ -166,6 +167,9 @@ func (o *publishOptions) publish(ctx context.Context, ref, dir string, stderr io
 		var rejected *loader.VerifierError
 		if o.verbose && errors.As(err, &rejected) {
 			fmt.Fprintln(stderr, rejected.Log)
+		}
+		if errors.As(err, new(*verify.DeniedError)) {
+			return fmt.Errorf("%w; here, --key FILE or --allow-unsigned admits it", err)
 		}
 		return err
 	}

@@ -86,13 +86,9 @@ func tell(ctx context.Context, bpfvol, reader string) (err error) {
 	}
 	node := demoNode{made}
 	defer func() { err = errors.Join(err, node.Close()) }()
-	object, err := filepath.Abs("bpf/count.bpf.o")
-	if err != nil {
-		return err
-	}
 	image := node.Registry + "/demo/count:v1"
 	for _, args := range [][]string{
-		{"build", object, "-t", image},
+		{"build", "bpf/count.bpf.o", "-t", image},
 		{"sign", image, "--key", node.KeyPrefix() + ".key"},
 		{"push", image},
 	} {
@@ -135,12 +131,21 @@ func tell(ctx context.Context, bpfvol, reader string) (err error) {
 	if err := node.show(ctx, "status"); err != nil {
 		return err
 	}
+	// The container runtime binds the volume into the container, with all mounts below it.
+	bpf := filepath.Join(node.Dir, "bpf")
+	if err := bind(target, bpf); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unbind(bpf)) }()
 
 	step("The peer sends %d pings; a process with uid 65534 and no capability reads the map", packets)
 	if out, err := exec.CommandContext(ctx, "ip", "netns", "exec", peerNS, "ping", "-q", "-c", fmt.Sprint(packets), "-i", "0.05", nodeIP).CombinedOutput(); err != nil {
 		return fmt.Errorf("ping: %w: %s", err, out)
 	}
-	fromSyscall, err := output(nobpf.AsNobody(reader, target))
+	if reader, err = filepath.Abs(reader); err != nil {
+		return err
+	}
+	fromSyscall, err := output(nobpf.AsNobody(reader, bpf))
 	if err != nil {
 		return err
 	}
@@ -149,7 +154,7 @@ func tell(ctx context.Context, bpfvol, reader string) (err error) {
 	if want := fmt.Sprintf("%s protocol 1: %d packets", peerIP, packets); !strings.Contains(fromSyscall, want) {
 		return fmt.Errorf("reader printed %q, want %q in it", fromSyscall, want)
 	}
-	fromFile, err := output(nobpf.Command("cat", filepath.Join(target, "json", "flows")))
+	fromFile, err := output(nobpf.Command("cat", filepath.Join(bpf, "json", "flows")))
 	if err != nil {
 		return err
 	}
@@ -160,12 +165,12 @@ func tell(ctx context.Context, bpfvol, reader string) (err error) {
 	}
 
 	step("Nobody can write, root included")
-	_, err = ebpf.LoadPinnedMap(filepath.Join(target, "maps", "flows"), nil)
+	_, err = ebpf.LoadPinnedMap(filepath.Join(bpf, "maps", "flows"), nil)
 	if !errors.Is(err, unix.EROFS) {
 		return fmt.Errorf("root opened the map for writing: error is %v, want %v", err, unix.EROFS)
 	}
 	say("root opens maps/flows for writing: %v", unix.EROFS)
-	_, err = os.Create(filepath.Join(target, "maps", "mine"))
+	_, err = os.Create(filepath.Join(bpf, "maps", "mine"))
 	if !errors.Is(err, unix.EROFS) && !errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("root created a file in maps: error is %v", err)
 	}
@@ -177,6 +182,9 @@ func tell(ctx context.Context, bpfvol, reader string) (err error) {
 	}
 
 	step("The pod is deleted; kubelet calls NodeUnpublishVolume")
+	if err := unbind(bpf); err != nil {
+		return err
+	}
 	published = false
 	if err := k.TearDown(ctx, pod, volume.Name); err != nil {
 		return err
@@ -189,12 +197,8 @@ func tell(ctx context.Context, bpfvol, reader string) (err error) {
 
 // unsigned shows the event of a pod whose image is not signed.
 func unsigned(ctx context.Context, node demoNode, k *kubelet.Kubelet) error {
-	object, err := filepath.Abs("bpf/drop.bpf.o")
-	if err != nil {
-		return err
-	}
 	image := node.Registry + "/demo/unsigned:v1"
-	out, err := node.CLI(ctx, "build", object, "-t", image, "--push")
+	out, err := node.CLI(ctx, "build", "bpf/drop.bpf.o", "-t", image, "--push")
 	if err != nil {
 		return err
 	}
@@ -209,9 +213,10 @@ func unsigned(ctx context.Context, node demoNode, k *kubelet.Kubelet) error {
 	}
 	event := err.Error()
 	show(event)
-	want := fmt.Sprintf("MountVolume.SetUp failed for volume %q : rpc error: code = PermissionDenied desc = image %s: no signature", "bpf", strings.TrimSpace(out))
-	if !strings.HasPrefix(event, want) {
-		return fmt.Errorf("the event must begin with %q", want)
+	want := fmt.Sprintf("MountVolume.SetUp failed for volume %q : rpc error: code = PermissionDenied desc = "+
+		"image %s: is not signed, and policy %q wants a signature; sign it with a key of the policy", "bpf", strings.TrimSpace(out), "demo")
+	if event != want {
+		return fmt.Errorf("the event must read %q", want)
 	}
 	return nil
 }
@@ -254,6 +259,21 @@ func network() (cleanup func() error, err error) {
 		}
 	}
 	return cleanup, nil
+}
+
+func bind(target, at string) error {
+	if err := os.Mkdir(at, 0o755); err != nil {
+		return err
+	}
+	return unix.Mount(target, at, "", unix.MS_BIND|unix.MS_REC, "")
+}
+
+// unbind undoes bind, and does nothing the second time.
+func unbind(at string) error {
+	if err := unix.Unmount(at, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	return os.RemoveAll(at)
 }
 
 func ip(args ...string) error {

@@ -60,7 +60,14 @@ func New(opts Options) (s *Stack, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if opts.Bin, err = filepath.Abs(opts.Bin); err != nil {
+		return nil, err
+	}
 	s = &Stack{opts: opts, Dir: dir}
+	// What a container sees lies below, and its user is nobody.
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -152,7 +159,6 @@ func (s *Stack) CLI(ctx context.Context, args ...string) (string, error) {
 // Command prepares a process with the environment of the stack. Start it inside InNetNS.
 func (s *Stack) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = s.Dir
 	cmd.Env = append(os.Environ(), "COSIGN_PASSWORD=",
 		"BPFVOL_CACHE_DIR="+s.CacheDir(), "BPFVOL_REGISTRIES="+s.RegistriesFile(),
 		"BPFVOL_STATE_DIR="+s.StateDir(), "BPFVOL_BPFFS_DIR="+s.BPFFSDir())

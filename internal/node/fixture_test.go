@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2/ktesting"
 
 	"github.com/bpfvol/bpfvol/bpf"
 	"github.com/bpfvol/bpfvol/internal/bpftest"
@@ -32,6 +33,7 @@ const onGetpgid = "{program: on_tracepoint, tracepoint: syscalls/sys_enter_getpg
 // fixture is an engine with everything around it real: registry, signatures, policy, kernel.
 type fixture struct {
 	*Engine
+	ctx      context.Context // logs to the test
 	opts     Options
 	registry *imagetest.Server
 	key      []byte // private
@@ -44,7 +46,8 @@ func newFixture(t *testing.T) *fixture {
 	bpftest.Root(t)
 	bpftest.NothingLeft(t)
 	dir := t.TempDir()
-	f := &fixture{registry: imagetest.Start(t), pods: filepath.Join(dir, "pods")}
+	_, ctx := ktesting.NewTestContext(t)
+	f := &fixture{ctx: ctx, registry: imagetest.Start(t), pods: filepath.Join(dir, "pods")}
 	if err := os.Mkdir(f.pods, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +91,7 @@ func (f *fixture) restart(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Engine = engine
-	if err := f.Recover(t.Context()); err != nil {
+	if err := f.Recover(f.ctx); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -143,11 +146,11 @@ func (f *fixture) request(t *testing.T, image, attach string) Request {
 // publish publishes and takes the volume away with the test.
 func (f *fixture) publish(t *testing.T, req Request) {
 	t.Helper()
-	if err := f.Publish(t.Context(), req); err != nil {
+	if err := f.Publish(f.ctx, req); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := f.Unpublish(context.WithoutCancel(t.Context()), req.VolumeID, req.Target); err != nil {
+		if err := f.Unpublish(context.WithoutCancel(f.ctx), req.VolumeID, req.Target); err != nil {
 			t.Error(err)
 		}
 	})

@@ -255,7 +255,7 @@ func (e *Engine) apply(ctx context.Context, name string, v *decided, rec *Record
 	}
 	for i, m := range v.members {
 		if err := e.attach(ctx, name, i, m, coll); err != nil {
-			return fmt.Errorf("attach %s to %s: %w", m.program, m.hook, err)
+			return fmt.Errorf("program %q: %w", m.program, e.withOwner(err))
 		}
 	}
 	e.reached(StageAttached)
@@ -307,6 +307,19 @@ func (e *Engine) attach(ctx context.Context, name string, i int, m member, coll 
 		err = errors.Join(err, l.Pin(filepath.Join(e.pins(name), "links", fmt.Sprintf("%d-%d-%s", i, j, m.program))), l.Close())
 	}
 	return err
+}
+
+// withOwner adds to "the point is taken" whose program holds it, so that people can talk to each other.
+func (e *Engine) withOwner(err error) error {
+	var full *dispatcher.FullError
+	if !errors.As(err, &full) {
+		return err
+	}
+	rec, rerr := e.records.read(full.Holder.Volume)
+	if rerr != nil || rec.Pod.Name == "" {
+		return err
+	}
+	return fmt.Errorf("%w; it belongs to pod %s/%s", err, rec.Pod.Namespace, rec.Pod.Name)
 }
 
 // content is what the target will show.

@@ -41,7 +41,7 @@ func TestPublishRunsAndShowsMaps(t *testing.T) {
 		t.Errorf("volume.json image %+v, signer %q", v.Image, v.Signer)
 	}
 
-	if err := f.Unpublish(t.Context(), req.VolumeID, req.Target); err != nil {
+	if err := f.Unpublish(f.ctx, req.VolumeID, req.Target); err != nil {
 		t.Fatal(err)
 	}
 	f.wantNothing(t, req)
@@ -54,7 +54,7 @@ func TestPublishAgain(t *testing.T) {
 	getpgid(t, 1)
 	before := hits(t, req.Target)
 
-	if err := f.Publish(t.Context(), req); err != nil {
+	if err := f.Publish(f.ctx, req); err != nil {
 		t.Errorf("the same request again: %v", err)
 	}
 	if got := hits(t, req.Target); got < before {
@@ -71,7 +71,7 @@ func TestPublishAgain(t *testing.T) {
 	} {
 		other := req
 		change(&other)
-		if err := f.Publish(t.Context(), other); !errors.Is(err, ErrConflict) {
+		if err := f.Publish(f.ctx, other); !errors.Is(err, ErrConflict) {
 			t.Errorf("other %s: error is %v, want %v", what, err, ErrConflict)
 		}
 	}
@@ -87,10 +87,10 @@ func TestConcurrentPublishesHaveOneEffect(t *testing.T) {
 	errs := make([]error, 50)
 	var calls sync.WaitGroup
 	for i := range errs {
-		calls.Go(func() { errs[i] = f.Publish(t.Context(), req) })
+		calls.Go(func() { errs[i] = f.Publish(f.ctx, req) })
 	}
 	calls.Wait()
-	t.Cleanup(func() { f.Unpublish(context.WithoutCancel(t.Context()), req.VolumeID, req.Target) })
+	t.Cleanup(func() { f.Unpublish(context.WithoutCancel(f.ctx), req.VolumeID, req.Target) })
 	succeeded := 0
 	for _, err := range errs {
 		switch {
@@ -114,7 +114,7 @@ func TestUnpublish(t *testing.T) {
 	f := newFixture(t)
 	image := f.signed(t, "hooks", hooks())
 	unknown := f.request(t, image, onGetpgid)
-	if err := f.Unpublish(t.Context(), unknown.VolumeID, unknown.Target); err != nil {
+	if err := f.Unpublish(f.ctx, unknown.VolumeID, unknown.Target); err != nil {
 		t.Errorf("a volume that never was: %v", err)
 	}
 
@@ -133,12 +133,12 @@ func TestUnpublish(t *testing.T) {
 		t.Fatal(err)
 	}
 	published := make(chan error)
-	go func() { published <- slow.Publish(t.Context(), req) }()
+	go func() { published <- slow.Publish(f.ctx, req) }()
 	<-loaded
-	if err := f.Unpublish(t.Context(), req.VolumeID, req.Target); !errors.Is(err, ErrBusy) {
+	if err := f.Unpublish(f.ctx, req.VolumeID, req.Target); !errors.Is(err, ErrBusy) {
 		t.Errorf("unpublish of a volume in flight: error is %v, want %v", err, ErrBusy)
 	}
-	if err := f.Recover(t.Context()); err != nil {
+	if err := f.Recover(f.ctx); err != nil {
 		t.Errorf("recovery beside a publish in flight: %v", err)
 	}
 	close(proceed)
@@ -146,12 +146,12 @@ func TestUnpublish(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	if err := f.Unpublish(t.Context(), req.VolumeID, filepath.Join(f.pods, "elsewhere")); err != nil {
+	if err := f.Unpublish(f.ctx, req.VolumeID, filepath.Join(f.pods, "elsewhere")); err != nil {
 		t.Errorf("unpublish at another path: %v", err)
 	}
 	hits(t, req.Target) // it still runs
 	for _, call := range []string{"first", "second"} {
-		if err := f.Unpublish(t.Context(), req.VolumeID, req.Target); err != nil {
+		if err := f.Unpublish(f.ctx, req.VolumeID, req.Target); err != nil {
 			t.Errorf("%s unpublish: %v", call, err)
 		}
 	}
@@ -167,7 +167,7 @@ func TestIdleEngineHoldsNoBPFObjects(t *testing.T) {
 	}
 	for _, fd := range fds {
 		target, err := os.Readlink("/proc/self/fd/" + fd.Name())
-		if err == nil && strings.Contains(target, "bpf") {
+		if err == nil && strings.HasPrefix(target, "anon_inode:bpf") {
 			t.Errorf("file descriptor %s is open on %s", fd.Name(), target)
 		}
 	}
@@ -198,7 +198,7 @@ func TestXDPVolumeCountsPackets(t *testing.T) {
 	image := f.signed(t, "count", bpf.Count())
 	a, b := bpftest.Pair(t)
 	req := f.request(t, image, "{program: count, xdp: {interface: veth0}}")
-	in(t, a, func() error { return f.Publish(t.Context(), req) })
+	in(t, a, func() error { return f.Publish(f.ctx, req) })
 	b.SendUDP(t, a.Addr, 10)
 
 	lines, err := os.ReadFile(filepath.Join(req.Target, "json", "flows"))
@@ -213,7 +213,7 @@ func TestXDPVolumeCountsPackets(t *testing.T) {
 	second := f.request(t, image, "{program: count, xdp: {interface: veth0}}")
 	var full *dispatcher.FullError
 	in(t, a, func() error {
-		if err := f.Publish(t.Context(), second); !errors.As(err, &full) {
+		if err := f.Publish(f.ctx, second); !errors.As(err, &full) {
 			t.Errorf("second volume on the interface: error is %v, want a FullError", err)
 		}
 		return nil
@@ -229,7 +229,7 @@ func TestXDPVolumeCountsPackets(t *testing.T) {
 	if len(points) != 1 || len(points[0].Members) != 1 || points[0].Members[0].VolumeID != req.VolumeID || points[0].Members[0].Program != "count" {
 		t.Errorf("status is %+v", points)
 	}
-	if err := f.Unpublish(t.Context(), req.VolumeID, req.Target); err != nil {
+	if err := f.Unpublish(f.ctx, req.VolumeID, req.Target); err != nil {
 		t.Fatal(err)
 	}
 	f.wantNothing(t, req)

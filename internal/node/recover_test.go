@@ -82,11 +82,11 @@ func TestKilledAfterEachStage(t *testing.T) {
 				f.wantNothing(t, req)
 			}
 			// kubelet tries again, then the pod goes.
-			if err := f.Publish(t.Context(), req); err != nil {
+			if err := f.Publish(f.ctx, req); err != nil {
 				t.Fatalf("retry: %v", err)
 			}
 			hits(t, req.Target)
-			if err := f.Unpublish(t.Context(), req.VolumeID, req.Target); err != nil {
+			if err := f.Unpublish(f.ctx, req.VolumeID, req.Target); err != nil {
 				t.Fatal(err)
 			}
 			f.wantNothing(t, req)
@@ -107,7 +107,7 @@ func TestRetryAfterKillNeedsNoRecovery(t *testing.T) {
 	if err := f.records.write(rec); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Publish(t.Context(), req); err != nil {
+	if err := f.Publish(f.ctx, req); err != nil {
 		t.Fatal(err)
 	}
 	before := hits(t, req.Target)
@@ -132,7 +132,7 @@ func TestUnreadableRecordIsTakenAway(t *testing.T) {
 			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if err := f.Unpublish(t.Context(), req.VolumeID, req.Target); err != nil {
+			if err := f.Unpublish(f.ctx, req.VolumeID, req.Target); err != nil {
 				t.Fatal(err)
 			}
 			f.wantNothing(t, req)
@@ -150,7 +150,7 @@ func TestPublishAfterTheMountIsGone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := f.Publish(t.Context(), req); err != nil {
+	if err := f.Publish(f.ctx, req); err != nil {
 		t.Fatal(err)
 	}
 	before := hits(t, req.Target)

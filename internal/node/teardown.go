@@ -44,7 +44,9 @@ func (e *Engine) Unpublish(ctx context.Context, id, target string) error {
 	if err := e.teardown(ctx, name, target); err != nil {
 		return fmt.Errorf("%w: %w", ErrTeardown, err)
 	}
-	klog.FromContext(ctx).Info("volume unpublished")
+	if rec != nil {
+		klog.FromContext(ctx).Info("volume unpublished")
+	}
 	return nil
 }
 
