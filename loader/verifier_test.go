@@ -47,7 +47,8 @@ func TestVerifierLogIsBounded(t *testing.T) {
 #include <bpf/bpf_helpers.h>
 SEC("xdp") int p(struct xdp_md *ctx) {
 	volatile __u32 sum = 0;
-	for (int i = 0; i < LOOPS; i++) sum += *(volatile __u32 *)&ctx->rx_queue_index; COMMENT
+	for (int i = 0; i < LOOPS; i++) COMMENT
+		sum += *(volatile __u32 *)&ctx->rx_queue_index; COMMENT
 	return sum + *(__u8 *)(long)ctx->data;
 }`
 	for name, replace := range map[string]*strings.Replacer{
