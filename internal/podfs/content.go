@@ -17,7 +17,7 @@ import (
 type Content struct {
 	// Volume is what volume.json says, but for its maps: those are filled in from Maps.
 	Volume Volume
-	// Types is the object's BTF as a file.
+	// Types is the object's BTF as a file. Empty: no file.
 	Types []byte
 	Maps  []Map
 	// Group may read, and nobody else. Nil: everybody may.

@@ -158,10 +158,12 @@ func newTop(text, types []byte, o owner) (_ *superblock, err error) {
 	}
 	err = errors.Join(
 		s.write(fileVolume, text, o),
-		s.write(fileTypes, types, o),
 		s.mkdir(dirMaps, o),
 		s.mkdir(dirJSON, o),
 	)
+	if len(types) > 0 {
+		err = errors.Join(err, s.write(fileTypes, types, o))
+	}
 	if err != nil {
 		s.root.Close()
 		return nil, err

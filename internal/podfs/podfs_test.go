@@ -34,22 +34,17 @@ func TestVolumeSaysWhatItIs(t *testing.T) {
 		{Name: "flows", Type: "lru_hash", Key: "__u32", Value: "struct stats", MaxEntries: 64, Access: "ro", JSON: true},
 		{Name: "counters", Type: "array", Key: "4 bytes", Value: "8 bytes", MaxEntries: 2, Access: "ro", JSON: true},
 		{Name: "events", Type: "ringbuf", Key: "0 bytes", Value: "0 bytes", MaxEntries: 4096, Access: "ro",
-			JSONReason: "no iterator: the kernel does not iterate over maps of type RingBuf"},
+			JSONReason: "no iterator: the kernel does not iterate over maps of this type"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("volume.json (-want +got):\n%s", diff)
 	}
 
-	var files []string
-	err = filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
-		files = append(files, strings.TrimPrefix(path, dir))
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
+	var wantFiles []string
+	for _, name := range []string{"", "/json", "/json/counters", "/json/flows", "/maps", "/maps/counters", "/maps/events", "/maps/flows", "/types.btf", "/volume.json"} {
+		wantFiles = append(wantFiles, dir+name)
 	}
-	wantFiles := []string{"", "/json", "/json/counters", "/json/flows", "/maps", "/maps/counters", "/maps/events", "/maps/flows", "/types.btf", "/volume.json"}
-	if diff := cmp.Diff(wantFiles, files); diff != "" {
+	if diff := cmp.Diff(wantFiles, files(t, dir)); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
 	if b, err := os.ReadFile(dir + "/types.btf"); err != nil || string(b) != string(c.Types) {
@@ -261,20 +256,20 @@ func TestTargets(t *testing.T) {
 		if tc.want != nil && !errors.As(err, new(*TargetError)) || err != nil && strings.Contains(err.Error(), "new") {
 			t.Errorf("Check %s: %T %v", tc.target, err, err)
 		}
-		before := tree2(t, base)
+		before := files(t, base)
 		err = Mount(t.Context(), target, c, Options{Root: base + "/pods", Types: types})
 		if !errors.Is(err, tc.want) {
 			t.Errorf("Mount %s: %v, want %v", tc.target, err, tc.want)
 		}
 		if tc.want != nil {
-			if diff := cmp.Diff(before, tree2(t, base)); diff != "" {
+			if diff := cmp.Diff(before, files(t, base)); diff != "" {
 				t.Errorf("Mount %s changed (-before +after):\n%s", tc.target, diff)
 			}
 			if tc.want == ErrTarget && tc.target != "pods/no/parent" && !strings.Contains(tc.target, "below") {
 				if err := Unmount(target); !errors.Is(err, ErrTarget) {
 					t.Errorf("Unmount %s: %v, want ErrTarget", tc.target, err)
 				}
-				if diff := cmp.Diff(before, tree2(t, base)); diff != "" {
+				if diff := cmp.Diff(before, files(t, base)); diff != "" {
 					t.Errorf("Unmount %s changed (-before +after):\n%s", tc.target, diff)
 				}
 			}
@@ -292,8 +287,48 @@ func TestTargets(t *testing.T) {
 	}
 }
 
-// tree2 lists what is below a directory.
-func tree2(t *testing.T, dir string) (names []string) {
+// TestParentIsSwapped has somebody put a symlink in the place of the directory above the target while it is mounted.
+func TestParentIsSwapped(t *testing.T) {
+	bpftest.NothingLeft(t)
+	base := filepath.Dir(target(t))
+	for _, dir := range []string{"/pod", "/outside/mount"} {
+		if err := os.MkdirAll(base+dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	opts := Options{Types: types, Root: base}
+	opts.step = func(step string) {
+		if step != "attach top" {
+			return
+		}
+		if err := errors.Join(os.Rename(base+"/pod", base+"/moved"), os.Symlink(base+"/outside", base+"/pod")); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := Mount(t.Context(), base+"/pod/mount", content(t), opts); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := Mounted(base + "/outside/mount"); ok || err != nil {
+		t.Errorf("mounted outside: %v, %v", ok, err)
+	}
+	if ok, err := Mounted(base + "/moved/mount"); !ok || err != nil {
+		t.Errorf("not mounted where the directory went: %v, %v", ok, err)
+	}
+	unmount(t, base+"/moved/mount")
+}
+
+func TestNoTypesNoFile(t *testing.T) {
+	bpftest.NothingLeft(t)
+	c := content(t)
+	c.Types = nil
+	dir := mounted(t, c)
+	if _, err := os.Stat(dir + "/types.btf"); !os.IsNotExist(err) {
+		t.Errorf("types.btf: %v", err)
+	}
+}
+
+// files lists what is below a directory.
+func files(t *testing.T, dir string) (names []string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
 		names = append(names, path)

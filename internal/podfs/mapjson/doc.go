@@ -21,6 +21,8 @@
 //	float, 128-bit integer "0x…", the bytes in memory order
 //	no BTF, or BTF that does not fit the map: "0x…", the bytes in memory order; the index of an array map: number
 //
+// The kernel's iteration is no snapshot: an element that is added or deleted meanwhile may be missing.
+//
 // Invariants:
 //   - kernel and Go print the same, and it is valid JSON whatever the bytes are (TestKernelPrintsWhatGoPrints) and
 //     whatever names the BTF holds (TestHostileNames);

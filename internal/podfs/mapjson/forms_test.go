@@ -5,13 +5,16 @@ package mapjson
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/bpfvol/bpfvol/bpf"
 	"github.com/bpfvol/bpfvol/internal/bpftest"
 )
 
@@ -80,6 +83,37 @@ func TestForms(t *testing.T) {
 				t.Errorf("kernel: got %s, want %s", got, want)
 			}
 		})
+	}
+}
+
+// TestCompiledTypes prints the maps of an object that clang made.
+func TestCompiledTypes(t *testing.T) {
+	object, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(bpf.Types()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	printed := 0
+	for name, m := range object.Maps {
+		spec := MapSpec{Name: name, Type: m.Type, KeySize: m.KeySize, ValueSize: m.ValueSize, Key: m.Key, Value: m.Value}
+		if _, err := Iterator(spec); errors.Is(err, ErrNoIterator) {
+			continue
+		}
+		printed++
+		g := &generator{Rand: rand.New(rand.NewPCG(1, 2))}
+		key, values := make([]byte, m.KeySize), [][]byte{g.bytes(int(m.ValueSize))}
+		for perCPU(m.Type) && len(values) < ebpf.MustPossibleCPU() {
+			values = append(values, g.bytes(int(m.ValueSize)))
+		}
+		data := newMap(t, spec, 1)
+		put(t, data, key, values)
+		got := cat(t, attach(t, data, spec))
+		if diff := cmp.Diff(string(NewLine(spec).Append(nil, key, values...)), got); diff != "" {
+			t.Errorf("%s: kernel and Go differ (-Go +kernel):\n%s", name, diff)
+		}
+		t.Logf("%s: %s", name, got)
+	}
+	if printed < 6 {
+		t.Errorf("%d maps printed, want one of each type at least", printed)
 	}
 }
 

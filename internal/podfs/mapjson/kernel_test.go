@@ -357,7 +357,7 @@ func TestTooWide(t *testing.T) {
 		"hole":        &btf.Struct{Size: 1 << 20, Members: []btf.Member{{Name: "a", Type: u8}}},
 		"recursion":   &btf.Array{Type: &btf.Array{Type: &btf.Array{Type: u64, Nelems: 1000}, Nelems: 1000}, Nelems: 1000},
 		"dimensions":  dimensions(12),
-		"empty array": &btf.Array{Type: &btf.Array{Type: &btf.Struct{}, Nelems: 30000}, Nelems: 30000},
+		"empty array": &btf.Array{Type: &btf.Struct{}, Nelems: 30000},
 	} {
 		_, err := Iterator(MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: uint32(sizeof(value)), Key: u32, Value: value})
 		if !errors.Is(err, ErrTooWide) {
@@ -444,6 +444,40 @@ func TestProgramIsSmall(t *testing.T) {
 	for _, ins := range cs.Programs[ProgramName].Instructions {
 		if ins.IsBuiltinCall() && ins.Constant != int64(asm.FnSeqPrintf) && ins.Constant != int64(asm.FnSeqWrite) {
 			t.Errorf("calls %v", ins)
+		}
+	}
+}
+
+// TestHostileTypes has what a few bytes of BTF can ask for. The bytes are printed in hex, at once.
+func TestHostileTypes(t *testing.T) {
+	self := &btf.Struct{Name: "self", Size: 4}
+	self.Members = []btf.Member{{Name: "me", Type: self}}
+	loop := &btf.Typedef{Name: "loop"}
+	loop.Type = loop
+	var nothing btf.Type = &btf.Struct{}
+	for range 5 {
+		nothing = &btf.Array{Type: nothing, Nelems: 1 << 15} // 2^75 elements, of no size: 0 modulo 2^64
+	}
+	wide := &btf.Struct{Size: 4}
+	for range 10_000 {
+		wide.Members = append(wide.Members, btf.Member{Name: "m", Type: u32})
+	}
+	deep := btf.Type(u32)
+	for range 100 {
+		deep = &btf.Struct{Size: 4, Members: []btf.Member{{Name: "a", Type: deep}, {Name: "b", Type: deep}}}
+	}
+	for name, value := range map[string]btf.Type{
+		"self":    self,
+		"loop":    loop,
+		"nothing": &btf.Struct{Size: 4, Members: []btf.Member{{Name: "a", Type: nothing}}},
+		"wide":    wide,
+		"deep":    deep,
+	} {
+		if got, want := string(Append(nil, value, []byte{1, 2, 3, 4})), `"0x01020304"`; got != want {
+			t.Errorf("%s: got %.100s, want %s", name, got, want)
+		}
+		if _, err := Iterator(MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 4, Key: value, Value: value}); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

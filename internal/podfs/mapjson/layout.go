@@ -3,9 +3,11 @@
 package mapjson
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -51,6 +53,8 @@ type node struct {
 	elem   *node // of n elements, stride bytes apart
 	n      int
 	stride int
+
+	values int // how many are printed
 }
 
 // field is a node in its object.
@@ -62,17 +66,22 @@ type field struct {
 
 // enum holds the names of values, each sign- or zero-extended to 64 bits.
 type enum struct {
-	signed bool
-	values []uint64 // in order of declaration, without duplicates
-	names  map[uint64]string
+	signed  bool
+	values  []uint64 // in order of declaration, without duplicates
+	names   map[uint64]string
+	longest int // name
+
+	// Where the values lie close together: the lowest, and how many there are up to the highest. Else width is 0.
+	lowest uint64
+	width  int
 }
 
 // Limits on types, so that hostile BTF costs neither stack nor time.
 const (
 	maxDepth  = 24      // nesting
 	maxNodes  = 1 << 12 // members and element types
-	maxLength = 1 << 15 // elements of one array: each prints a byte at least
-	maxName   = 256     // an enumerator's name; bpf_seq_printf cuts what does not fit in 512 bytes
+	maxValues = 1 << 20 // printed, which few bytes may hold: arrays of arrays of nothing
+	maxName   = 256     // of an enumerator; bpf_seq_printf cuts what does not fit in 512 bytes
 )
 
 // errLayout is for types that have no layout; their bytes are printed in hex.
@@ -189,10 +198,27 @@ func (l *layouter) enum(t *btf.Enum) *enum {
 		if _, ok := e.names[value]; !ok && v.Name != "" && len(name) <= maxName {
 			e.names[value] = name
 			e.values = append(e.values, value)
+			e.longest = max(e.longest, len(name))
 		}
 	}
+	e.span()
 	l.enums[t] = e
 	return e
+}
+
+// span finds out whether a table of the values is small.
+func (e *enum) span() {
+	if len(e.values) == 0 {
+		return
+	}
+	compare := cmp.Compare[uint64]
+	if e.signed {
+		compare = func(a, b uint64) int { return cmp.Compare(int64(a), int64(b)) }
+	}
+	lowest := slices.MinFunc(e.values, compare)
+	if n := slices.MaxFunc(e.values, compare) - lowest; n < uint64(min(64+8*len(e.values), 4096)) {
+		e.lowest, e.width = lowest, int(n)+1
+	}
 }
 
 // extend takes the low bits of v as a number.
@@ -204,9 +230,6 @@ func extend(v uint64, bits int, signed bool) uint64 {
 }
 
 func (l *layouter) array(t *btf.Array, depth int) (*node, error) {
-	if t.Nelems > maxLength {
-		return nil, errLayout
-	}
 	inner, _, err := strip(t.Type)
 	if err != nil {
 		return nil, err
@@ -218,11 +241,15 @@ func (l *layouter) array(t *btf.Array, depth int) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	return arrayOf(elem, int(t.Nelems), elem.size), nil
+	n := arrayOf(elem, int(t.Nelems), elem.size)
+	if n.values > maxValues {
+		return nil, errLayout
+	}
+	return n, nil
 }
 
 func arrayOf(elem *node, n, stride int) *node {
-	return &node{kind: kindArray, size: n * stride, elem: elem, n: n, stride: stride}
+	return &node{kind: kindArray, size: n * stride, elem: elem, n: n, stride: stride, values: n * max(elem.values, 1)}
 }
 
 func (l *layouter) object(size int, members []btf.Member, depth int) (*node, error) {
@@ -242,14 +269,19 @@ func (l *layouter) object(size int, members []btf.Member, depth int) (*node, err
 		case off+inner.size > size:
 			return nil, errLayout
 		case m.Name != "":
-			n.fields = append(n.fields, field{quote(m.Name), off, inner})
+			n.add(quote(m.Name), off, inner)
 		case inner.kind == kindObject:
 			for _, f := range inner.fields {
-				n.fields = append(n.fields, field{f.name, off + f.off, f.node})
+				n.add(f.name, off+f.off, f.node)
 			}
 		}
 	}
 	return n, nil
+}
+
+func (n *node) add(name string, off int, inner *node) {
+	n.fields = append(n.fields, field{name, off, inner})
+	n.values += max(inner.values, 1)
 }
 
 // bitfield is for little-endian machines, where offset counts from the lowest bit of the lowest byte.
@@ -294,11 +326,10 @@ func (l *layouter) section(t *btf.Datasec, depth int) (*node, error) {
 		if err != nil {
 			return nil, err
 		}
-		if off := int(v.Offset); off+inner.size <= n.size {
-			n.fields = append(n.fields, field{quote(variable.Name), off, inner})
-		} else {
+		if int(v.Offset)+inner.size > n.size {
 			return nil, errLayout
 		}
+		n.add(quote(variable.Name), int(v.Offset), inner)
 	}
 	return n, nil
 }

@@ -58,11 +58,8 @@ func (n *node) cost() cost {
 	case kindIPv6:
 		return cost{line: 47, verified: 400}
 	case kindEnum:
-		c := cost{line: 20, verified: 40}
-		for _, name := range n.enum.names {
-			c.line = max(c.line, len(name))
-		}
-		if _, _, dense := n.enum.span(); !dense {
+		c := cost{line: max(20, n.enum.longest), verified: 40}
+		if n.enum.width == 0 {
 			c.verified += 12 * len(n.enum.values)
 		}
 		return c

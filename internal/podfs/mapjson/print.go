@@ -3,8 +3,6 @@
 package mapjson
 
 import (
-	"math"
-	"slices"
 	"strconv"
 
 	"github.com/cilium/ebpf/asm"
@@ -144,34 +142,22 @@ func (p *program) loadBytes(n, at int) {
 	}
 }
 
-// span returns the range of the values, and whether a table of it is small enough.
-func (e *enum) span() (lowest uint64, n int, dense bool) {
-	if len(e.values) == 0 {
-		return 0, 1, true
-	}
-	less := func(a, b uint64) int {
-		if e.signed && int64(a) < int64(b) || !e.signed && a < b {
-			return -1
-		}
-		return 1
-	}
-	lowest = slices.MinFunc(e.values, less)
-	width := slices.MaxFunc(e.values, less) - lowest
-	return lowest, int(min(width, math.MaxInt32)) + 1, width < uint64(64+8*len(e.values))
-}
-
 func (p *program) enumName(n *node, at int) {
 	p.room(1)
 	p.load(n, at)
+	if len(n.enum.values) == 0 {
+		p.arg(n.enum.verb(), asm.R1)
+		return
+	}
 	slot := p.slot()
 	p.emit(asm.StoreMem(asm.R10, slot, asm.R1, asm.DWord))
 	unnamed, end := p.newLabel("unnamed"), p.newLabel("end")
 	before := p.pending
 
-	if lowest, width, dense := n.enum.span(); dense {
-		p.emit(asm.LoadImm(asm.R2, int64(lowest), asm.DWord), asm.Sub.Reg(asm.R1, asm.R2))
-		p.emit(asm.JGE.Imm(asm.R1, int32(width), unnamed), asm.LSh.Imm(asm.R1, 2))
-		p.address(asm.R2, p.table(n.enum, lowest, width))
+	if n.enum.width > 0 {
+		p.emit(asm.LoadImm(asm.R2, int64(n.enum.lowest), asm.DWord), asm.Sub.Reg(asm.R1, asm.R2))
+		p.emit(asm.JGE.Imm(asm.R1, int32(n.enum.width), unnamed), asm.LSh.Imm(asm.R1, 2))
+		p.address(asm.R2, p.table(n.enum))
 		p.emit(
 			asm.Add.Reg(asm.R2, asm.R1),
 			asm.LoadMem(asm.R1, asm.R2, 0, asm.Word),
@@ -198,24 +184,28 @@ func (p *program) enumName(n *node, at int) {
 
 	p.mark(unnamed)
 	p.pending = before
-	if n.enum.signed {
-		p.verb("%lld")
-	} else {
-		p.verb("%llu")
-	}
+	p.verb(n.enum.verb())
 	p.flush()
 	p.mark(end)
 }
 
+// verb prints a value without a name.
+func (e *enum) verb() string {
+	if e.signed {
+		return "%lld"
+	}
+	return "%llu"
+}
+
 // table returns the offset of a table of 32-bit offsets of names, 0 for none.
-func (p *program) table(e *enum, lowest uint64, width int) uint32 {
+func (p *program) table(e *enum) uint32 {
 	offset, ok := p.enums[e]
 	if ok {
 		return offset
 	}
-	table := make([]uint32, width)
+	table := make([]uint32, e.width)
 	for v, name := range e.names {
-		table[v-lowest] = p.intern(name)
+		table[v-e.lowest] = p.intern(name)
 	}
 	for len(p.pool)%4 != 0 {
 		p.pool = append(p.pool, 0)

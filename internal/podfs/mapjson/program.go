@@ -20,10 +20,10 @@ var (
 	ErrTooWide = errors.New("too wide")
 )
 
-// ProgramName is the name of the iterator's program in its collection.
+// ProgramName is the key of the iterator's program in its collection.
 const ProgramName = "json"
 
-// poolName is the name of its map. Formats must be in a frozen map, and cilium/ebpf freezes those of this prefix.
+// poolName is the key and name of its map. Formats must be in a frozen map, and cilium/ebpf freezes those of this prefix.
 const poolName = ".rodata.json"
 
 // Iterator returns a program for the kernel's bpf_map_elem iterator that prints the map's elements as JSON lines, and the
@@ -35,7 +35,7 @@ func Iterator(m MapSpec) (*ebpf.CollectionSpec, error) {
 	case ebpf.Hash, ebpf.LRUHash, ebpf.PerCPUHash, ebpf.LRUCPUHash, ebpf.Array, ebpf.PerCPUArray:
 	default:
 		// bpf_iter_attach_map, kernel/bpf/map_iter.c
-		return nil, fmt.Errorf("%w: the kernel does not iterate over maps of type %s", ErrNoIterator, m.Type)
+		return nil, fmt.Errorf("%w: the kernel does not iterate over maps of this type", ErrNoIterator)
 	}
 	if bits := binary.NativeEndian.Uint16([]byte{1, 0}); bits != 1 {
 		return nil, fmt.Errorf("%w: not on big-endian machines", ErrNoIterator)
@@ -60,7 +60,7 @@ func Iterator(m MapSpec) (*ebpf.CollectionSpec, error) {
 	}
 	return &ebpf.CollectionSpec{
 		Programs: map[string]*ebpf.ProgramSpec{ProgramName: {
-			Name:         ProgramName,
+			Name:         ProgramName + "_" + m.Name, // for bpftool
 			Type:         ebpf.Tracing,
 			AttachType:   ebpf.AttachTraceIter,
 			AttachTo:     "bpf_map_elem",
