@@ -33,7 +33,7 @@ func (e *VerifierError) Error() string {
 	if e.Source != "" {
 		text += fmt.Sprintf(" at %q", truncate(e.Source, maxText))
 	}
-	return text + "; bpfvol's log has the whole of the verifier's"
+	return text + "; the verifier's own log is in bpfvol's"
 }
 
 func (e *VerifierError) Unwrap() error { return e.cause }
