@@ -223,6 +223,15 @@ func TestLookupErrorIsNotUnsigned(t *testing.T) {
 	}
 }
 
+// Pull policy Never and no signature looked for yet: that is not found, not refused.
+func TestNotCachedIsNotUnsigned(t *testing.T) {
+	root := &fakeRoot{err: fmt.Errorf("x: %w", image.ErrNotCached)}
+	_, err := check(t.Context(), root, acmeX, d1, []*Policy{keyed("p", "k")})
+	if !errors.Is(err, image.ErrNotCached) || errors.As(err, new(*DeniedError)) {
+		t.Errorf("got %v, want ErrNotCached and no denial", err)
+	}
+}
+
 func TestCheckHeedsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
