@@ -41,7 +41,7 @@ type fixture struct {
 	volumes  int
 }
 
-func newFixture(t *testing.T) *fixture {
+func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	bpftest.Root(t)
 	bpftest.NothingLeft(t)
@@ -79,12 +79,29 @@ spec:
 		Images:     imagetest.Store(t, f.registry.Host),
 		Policies:   verify.Static(policies),
 	}
+	tmpfs(t, f.opts.StateDir)
 	f.restart(t)
 	return f
 }
 
+// tmpfs makes dir what it is in production: a file system that a reboot clears.
+func tmpfs(t testing.TB, dir string) {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // restart is what a new daemon does: it opens the directories and recovers.
-func (f *fixture) restart(t *testing.T) {
+func (f *fixture) restart(t testing.TB) {
 	t.Helper()
 	engine, err := Open(f.opts)
 	if err != nil {
@@ -97,7 +114,7 @@ func (f *fixture) restart(t *testing.T) {
 }
 
 // push pushes an image without a signature and returns its reference.
-func (f *fixture) push(t *testing.T, name string, elf []byte, form ...imagetest.Format) image.Reference {
+func (f *fixture) push(t testing.TB, name string, elf []byte, form ...imagetest.Format) image.Reference {
 	t.Helper()
 	d := imagetest.PushImage(t, f.registry.Host, "acme/"+name, "v1", elf, form...)
 	ref := imagetest.Reference(t, f.registry.Host+"/acme/"+name+":v1")
@@ -106,7 +123,7 @@ func (f *fixture) push(t *testing.T, name string, elf []byte, form ...imagetest.
 }
 
 // sign signs what ref names with the key of the policy.
-func (f *fixture) sign(t *testing.T, ref image.Reference) string {
+func (f *fixture) sign(t testing.TB, ref image.Reference) string {
 	t.Helper()
 	sig, err := cosign.Sign(t.Context(), f.key, nil, ref.Digest, ref, image.FormatBundle)
 	if err != nil {
@@ -120,13 +137,13 @@ func (f *fixture) sign(t *testing.T, ref image.Reference) string {
 }
 
 // signed pushes and signs.
-func (f *fixture) signed(t *testing.T, name string, elf []byte) string {
+func (f *fixture) signed(t testing.TB, name string, elf []byte) string {
 	t.Helper()
 	return f.sign(t, f.push(t, name, elf))
 }
 
 // request asks for a new volume of a new pod.
-func (f *fixture) request(t *testing.T, image, attach string) Request {
+func (f *fixture) request(t testing.TB, image, attach string) Request {
 	t.Helper()
 	f.volumes++
 	uid := fmt.Sprintf("00000000-0000-4000-8000-%012d", f.volumes)
@@ -144,7 +161,7 @@ func (f *fixture) request(t *testing.T, image, attach string) Request {
 }
 
 // publish publishes and takes the volume away with the test.
-func (f *fixture) publish(t *testing.T, req Request) {
+func (f *fixture) publish(t testing.TB, req Request) {
 	t.Helper()
 	if err := f.Publish(f.ctx, req); err != nil {
 		t.Fatal(err)
@@ -157,7 +174,7 @@ func (f *fixture) publish(t *testing.T, req Request) {
 }
 
 // hits is element 0 of the map hits as the pod reads it.
-func hits(t *testing.T, target string) uint64 {
+func hits(t testing.TB, target string) uint64 {
 	t.Helper()
 	file, err := os.Open(filepath.Join(target, "json", "hits"))
 	if err != nil {
@@ -175,7 +192,7 @@ func hits(t *testing.T, target string) uint64 {
 	return first.Value
 }
 
-func getpgid(t *testing.T, times int) {
+func getpgid(t testing.TB, times int) {
 	t.Helper()
 	for range times {
 		if _, err := unix.Getpgid(0); err != nil {
@@ -185,7 +202,7 @@ func getpgid(t *testing.T, times int) {
 }
 
 // wantNothing fails if anything of req is left: target, record, pins. The fixture's end checks the kernel.
-func (f *fixture) wantNothing(t *testing.T, req Request) {
+func (f *fixture) wantNothing(t testing.TB, req Request) {
 	t.Helper()
 	if _, err := os.Lstat(req.Target); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("target is still there: %v", err)
