@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -23,12 +24,10 @@ func Check(ctx context.Context, root *image.Root, policies []*Policy) (Signed, e
 // ones.
 func check(ctx context.Context, src source, ref image.Reference, d digest.Digest, policies []*Policy) (Signed, error) {
 	s := Signed{root: src, ref: ref, digest: d}
+	policies = slices.DeleteFunc(slices.Clone(policies), func(p *Policy) bool { return !p.covers(ref) })
 	var unsigned []Grant
 	var asking []*Policy // for a signature
 	for _, p := range policies {
-		if !p.covers(ref) {
-			continue
-		}
 		if p.Unsigned {
 			unsigned = append(unsigned, Grant{Policy: p})
 		}

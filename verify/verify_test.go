@@ -249,7 +249,7 @@ func TestCheckIgnoresPoliciesForOtherImages(t *testing.T) {
 	}
 	other.Images = []Glob{g}
 	_, err = check(t.Context(), &fakeRoot{cached: []string{signs("k", d1)}}, acmeX, d1, []*Policy{other})
-	wantDenied(t, err, "ghcr.io/acme/x@"+d1.String())
+	wantDenied(t, err, "ghcr.io/acme/x@"+d1.String()+": no policy covers it")
 }
 
 func TestDenialNamesTheClosestPolicyAndWhy(t *testing.T) {
