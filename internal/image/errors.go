@@ -80,6 +80,7 @@ func classify(host string, err error) error {
 	var invalid x509.CertificateInvalidError
 	var errno syscall.Errno
 	var failed *url.Error
+	var op *net.OpError
 	switch {
 	case errors.As(err, &answer):
 		return answered(host, answer.StatusCode)
@@ -105,6 +106,8 @@ func classify(host string, err error) error {
 		return unavailable("answer was cut off")
 	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return unavailable("speaks plain HTTP; set plainHTTP in --registries")
+	case errors.As(err, &op):
+		return unavailable("connection failed: " + quote(op.Err.Error())) // the error itself names the local port
 	case errors.As(err, &failed):
 		return unavailable("connection failed: " + quote(failed.Err.Error()))
 	}

@@ -13,6 +13,7 @@ import (
 	"io"
 	"path"
 	"strings"
+	"unicode"
 )
 
 // file is an ELF file found in a layer.
@@ -21,91 +22,118 @@ type file struct {
 	data []byte
 }
 
-// elfFiles returns the ELF files of a layer. What the layer is, its bytes say: a raw object, an archive, either of them
+// tarMagic is where a header says that it is one (POSIX.1-1988, and GNU's all the same).
+const tarMagic = 257
+
+// extractor finds ELF files in the layers of one image. What it may unpack and keep is counted over all layers: many
+// small bombs are as bad as a large one.
+type extractor struct {
+	files []file
+
+	limits  Limits
+	unpack  int64 // bytes that may still be unpacked
+	keep    int64 // bytes of files that may still be kept: a sparse file is larger than what is unpacked
+	entries int   // entries of archives that may still come
+}
+
+func newExtractor(l Limits) *extractor {
+	// Headers and padding of the archives may take 1 MiB beside the object.
+	return &extractor{limits: l, unpack: l.Object + 1<<20, keep: l.Object, entries: l.Entries}
+}
+
+// layer adds the ELF files of a layer. What the layer is, its bytes say: a raw object, an archive, either of them
 // compressed by gzip. A plain "oras push" labels a raw object as tar, so the media type says nothing. Names in an
 // archive are for display; nothing is ever written or followed.
-func elfFiles(layer []byte, title string, l Limits) ([]file, error) {
-	var r io.Reader = bytes.NewReader(layer)
+func (x *extractor) layer(b []byte, title string) error {
+	var r io.Reader = bytes.NewReader(b)
 	switch {
-	case bytes.HasPrefix(layer, []byte("\x28\xb5\x2f\xfd")):
-		return nil, fmt.Errorf("%w: layer is compressed by zstd; compress it by gzip", ErrUnsupported)
-	case bytes.HasPrefix(layer, []byte("\x1f\x8b")):
+	case bytes.HasPrefix(b, []byte("\x28\xb5\x2f\xfd")):
+		return fmt.Errorf("%w: layer is compressed by zstd; compress it by gzip", ErrUnsupported)
+	case bytes.HasPrefix(b, []byte("\x1f\x8b")):
 		zr, err := gzip.NewReader(r)
 		if err != nil {
-			return nil, fmt.Errorf("%w: layer is not gzip as it should be", ErrUnsupported)
+			return fmt.Errorf("%w: layer is not gzip as it should be", ErrUnsupported)
 		}
 		r = zr
 	}
-	// The archive's own headers and padding may take 1 MiB beside the object.
-	limited := &io.LimitedReader{R: r, N: l.Object + 1<<20}
-	head := make([]byte, len(elf.ELFMAG))
-	n, err := io.ReadFull(limited, head)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil, unreadable(err, limited)
+	limited := &io.LimitedReader{R: r, N: x.unpack}
+	err := x.unpacked(limited, title)
+	if x.unpack = limited.N; x.unpack <= 0 {
+		return fmt.Errorf("%w: layers are larger than an object may be when unpacked", ErrTooLarge)
 	}
-	rest := io.MultiReader(bytes.NewReader(head[:n]), limited)
-	if string(head) == elf.ELFMAG {
-		data, err := io.ReadAll(rest)
-		if err != nil || limited.N <= 0 || int64(len(data)) > l.Object {
-			return nil, unreadable(err, limited)
-		}
-		return []file{{name: displayName(title), data: data}}, nil
+	if err != nil && !typed(err) {
+		return fmt.Errorf("%w: layer is not a whole archive", ErrUnsupported)
 	}
-	return untar(rest, limited, l)
+	return err
 }
 
-func untar(r io.Reader, limited *io.LimitedReader, l Limits) ([]file, error) {
-	var files []file
-	tr := tar.NewReader(r)
-	for entries := 0; ; entries++ {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) && limited.N > 0 {
-			return files, nil
+func (x *extractor) unpacked(r io.Reader, title string) error {
+	first := make([]byte, 512)
+	n, err := io.ReadFull(r, first)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return err
+	}
+	first = first[:n]
+	r = io.MultiReader(bytes.NewReader(first), r)
+	switch {
+	case bytes.HasPrefix(first, []byte(elf.ELFMAG)):
+		return x.add(title, r)
+	case len(first) < 512 || string(first[tarMagic:tarMagic+5]) != "ustar":
+		return nil // a README beside the object, say
+	}
+	head := make([]byte, len(elf.ELFMAG))
+	archive := tar.NewReader(r)
+	for {
+		h, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
 		}
 		if err != nil {
-			return nil, unreadable(err, limited)
+			return err
 		}
-		if entries >= l.Entries {
-			return nil, fmt.Errorf("%w: layer has more than %d entries", ErrTooLarge, l.Entries)
+		if x.entries--; x.entries < 0 {
+			return fmt.Errorf("%w: layers have more than %d entries", ErrTooLarge, x.limits.Entries)
 		}
 		if h.Typeflag != tar.TypeReg {
 			continue
 		}
-		if h.Size > l.Object {
-			return nil, fmt.Errorf("%w: %s has %d bytes, allowed are %d", ErrTooLarge, quote(h.Name), h.Size, l.Object)
+		if n, _ := io.ReadFull(archive, head); n < len(head) || string(head) != elf.ELFMAG {
+			continue // where the archive itself is broken, Next says so
 		}
-		head := make([]byte, len(elf.ELFMAG))
-		if n, err := io.ReadFull(tr, head); n < len(head) || err != nil {
-			if limited.N <= 0 {
-				return nil, unreadable(err, limited)
-			}
-			continue // shorter than any object; what is wrong with the archive, Next will say
+		if err := x.add(h.Name, io.MultiReader(bytes.NewReader(head), archive)); err != nil {
+			return err
 		}
-		if string(head) != elf.ELFMAG {
-			continue
-		}
-		data, err := io.ReadAll(io.MultiReader(bytes.NewReader(head), tr))
-		if err != nil {
-			return nil, unreadable(err, limited)
-		}
-		files = append(files, file{name: displayName(h.Name), data: data})
 	}
 }
 
-// unreadable is the error for a layer that cannot be read to its end.
-func unreadable(err error, limited *io.LimitedReader) error {
-	if limited.N <= 0 || err == nil {
-		return fmt.Errorf("%w: layer is larger than an object may be when unpacked", ErrTooLarge)
+// add keeps a file.
+func (x *extractor) add(name string, r io.Reader) error {
+	data, err := io.ReadAll(io.LimitReader(r, x.keep+1))
+	if err != nil {
+		return err
 	}
-	return fmt.Errorf("%w: layer is neither an ELF object nor a whole tar archive", ErrUnsupported)
+	if x.keep -= int64(len(data)); x.keep < 0 {
+		return fmt.Errorf("%w: objects have more than %d bytes", ErrTooLarge, x.limits.Object)
+	}
+	x.files = append(x.files, file{name: displayName(name), data: data})
+	return nil
 }
 
+// displayName makes a name of an archive fit to show.
 func displayName(s string) string {
 	if s == "" {
 		return ""
 	}
-	name := strings.ToValidUTF8(strings.TrimPrefix(path.Clean("/"+s), "/"), "?")
-	return name[:min(len(name), 255)]
+	name := strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.TrimPrefix(path.Clean("/"+s), "/"))
+	if len(name) > 255 {
+		name = strings.ToValidUTF8(name[:255], "")
+	}
+	return name
 }
 
 // pick returns the one BPF object among files. wanted names it where an image has several: bpfman's older label

@@ -84,16 +84,13 @@ func (r *Root) object(ctx context.Context) (Object, error) {
 	if err := g.Wait(); err != nil {
 		return Object{}, err
 	}
-	var files []file
+	x := newExtractor(r.store.limits)
 	for i, b := range blobs {
-		found, err := elfFiles(b, layers[i].Annotations[ocispec.AnnotationTitle], r.store.limits)
-		if err != nil {
+		if err := x.layer(b, layers[i].Annotations[ocispec.AnnotationTitle]); err != nil {
 			return Object{}, err
 		}
-		files = append(files, found...)
-		blobs[i] = nil
 	}
-	f, err := pick(files, o.Labels[labelFile])
+	f, err := pick(x.files, o.Labels[labelFile])
 	if err != nil {
 		return Object{}, err
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
@@ -68,7 +69,9 @@ func (s *Store) push(ctx context.Context, ref Reference, opts PushOptions) (ocis
 	return root, s.layout.update(func(index *ocispec.Index) bool {
 		changed := false
 		for i, d := range index.Manifests {
-			if d.Digest == root.Digest && isLocal(d) {
+			name := d.Annotations[ocispec.AnnotationRefName]
+			here := strings.HasPrefix(name, ref.Name()+":") || strings.HasPrefix(name, ref.Name()+"@")
+			if here && d.Digest == root.Digest && isLocal(d) {
 				delete(index.Manifests[i].Annotations, annotationLocal)
 				changed = true
 			}

@@ -50,6 +50,20 @@ func TestReadsEveryFormat(t *testing.T) {
 	}
 }
 
+// A plain oras push of several files labels each of them as an archive.
+func TestFilesBesideTheObjectAreIgnored(t *testing.T) {
+	reg := imagetest.Start(t)
+	r := imagetest.In(reg.Host, "acme/bad")
+	ref := layered(t, reg,
+		r.PutBlob(t, ocispec.MediaTypeImageLayer, []byte("# read me"), nil),
+		r.PutBlob(t, ocispec.MediaTypeImageLayer, bpf.Count(), nil),
+		r.PutBlob(t, ocispec.MediaTypeImageLayer, bytes.Repeat([]byte("license\n"), 100), nil),
+		r.PutBlob(t, "application/gzip", imagetest.Gzip(t, []byte("notes")), nil))
+	if o := pull(t, imagetest.Store(t, reg.Host), ref, image.PullOptions{}); !bytes.Equal(o.ELF, bpf.Count()) {
+		t.Error("the object is another one")
+	}
+}
+
 // A cold pull costs as few round trips as the protocol allows.
 func TestColdPullIsShort(t *testing.T) {
 	reg := imagetest.Start(t)
