@@ -8,6 +8,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -106,6 +107,8 @@ func (o *serveOptions) run(ctx context.Context) error {
 	if o.httpAddr != "" {
 		serving.Go(func() error { return serveHTTP(ctx, o.httpAddr, engine, policies) })
 	}
+	// Starting up and recovering makes garbage that an idle daemon would carry for minutes.
+	debug.FreeOSMemory()
 	klog.FromContext(ctx).Info("serving", "endpoint", o.endpoint, "version", version)
 	err = serving.Wait() // calls in flight have ended, so their pulls may
 	stop()

@@ -222,7 +222,6 @@ func bareXDP(bpffs string, round int) (took time.Duration, err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, removeAllPins(dir)) }()
 
 	start := time.Now()
 	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(bpf.Count()))
@@ -243,7 +242,8 @@ func bareXDP(bpffs string, round int) (took time.Duration, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer l.Close()
+	defer l.Close() // after the pins are gone: only the last descriptor detaches at once
+	defer func() { err = errors.Join(err, removeAllPins(dir)) }()
 	if err := l.Pin(filepath.Join(dir, "link")); err != nil {
 		return 0, err
 	}

@@ -24,9 +24,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
 
 // Snapshot is what existed at one moment. The zero Snapshot is empty: everything that exists came after it.
@@ -106,7 +108,13 @@ func (s Snapshot) Since(before Snapshot) []string {
 func (s Snapshot) addLinks() error {
 	it := new(link.Iterator)
 	defer it.Close()
-	for it.Next() {
+	for again := 0; it.Next() || errors.Is(it.Err(), unix.EAGAIN) && again < 100; {
+		if it.Err() != nil { // some process is making this link and is not done (bpf_link_by_id, kernel/bpf/syscall.c)
+			*it = link.Iterator{ID: it.ID}
+			again++
+			time.Sleep(time.Millisecond)
+			continue
+		}
 		words := ""
 		if info, err := it.Link.Info(); err == nil {
 			words = "(" + linkType(info.Type) + ")"

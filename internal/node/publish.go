@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
 	"github.com/bpfvol/bpfvol/dispatcher"
@@ -250,21 +251,27 @@ func (e *Engine) apply(ctx context.Context, name string, v *decided, rec *Record
 	}
 	e.reached(StageLoaded)
 
-	if err := os.Mkdir(filepath.Join(e.pins(name), "links"), 0o700); err != nil {
-		return fmt.Errorf("pins: %w", err)
-	}
-	for i, m := range v.members {
-		if err := e.attach(ctx, name, i, m, coll); err != nil {
-			return fmt.Errorf("program %q: %w", m.program, e.withOwner(err))
-		}
-	}
-	e.reached(StageAttached)
-
 	content, err := v.content(coll, rec)
 	if err != nil {
 		return err
 	}
-	if err := podfs.Mount(ctx, rec.Target, content, podfs.Options{Types: e.types, Root: e.opts.TargetRoot}); err != nil {
+	// Building what the pod will see leaves nothing behind, and attaching mostly waits for the kernel.
+	var tree *podfs.Tree
+	var building errgroup.Group
+	building.Go(func() (err error) {
+		tree, err = podfs.Build(ctx, content, podfs.Options{Types: e.types, Root: e.opts.TargetRoot})
+		return err
+	})
+	err = e.attachAll(ctx, name, v.members, coll)
+	err = errors.Join(err, building.Wait())
+	if tree != nil {
+		defer tree.Close()
+	}
+	if err != nil {
+		return err
+	}
+	e.reached(StageAttached)
+	if err := tree.Mount(rec.Target); err != nil {
 		return err
 	}
 	e.reached(StageMounted)
@@ -277,6 +284,18 @@ func (e *Engine) apply(ctx context.Context, name string, v *decided, rec *Record
 		return err
 	}
 	e.reached(StagePublished)
+	return nil
+}
+
+func (e *Engine) attachAll(ctx context.Context, name string, members []member, coll *loader.Collection) error {
+	if err := os.Mkdir(filepath.Join(e.pins(name), "links"), 0o700); err != nil {
+		return fmt.Errorf("pins: %w", err)
+	}
+	for i, m := range members {
+		if err := e.attach(ctx, name, i, m, coll); err != nil {
+			return fmt.Errorf("program %q: %w", m.program, e.withOwner(err))
+		}
+	}
 	return nil
 }
 

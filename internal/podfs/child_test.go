@@ -128,7 +128,7 @@ func write(dir string) {
 func mountAndDie(target, at string) {
 	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "data", Type: ebpf.Hash, KeySize: 4, ValueSize: 16, MaxEntries: 1})
 	if err == nil {
-		err = Mount(context.Background(), target, Content{Maps: []Map{{Name: "flows", Map: m}}}, Options{step: func(step string) {
+		err = mountContent(context.Background(), target, Content{Maps: []Map{{Name: "flows", Map: m}}}, Options{step: func(step string) {
 			if step == at {
 				unix.Kill(os.Getpid(), unix.SIGKILL)
 				select {}

@@ -34,16 +34,47 @@ const (
 	dirJSON    = "json"
 )
 
-// Mount makes the volume at target, and the directory if it is not there; the directory above it must be. If it fails,
-// nothing is left. A target that cannot be used is a *TargetError; one that has a volume of ours is, too.
-func Mount(ctx context.Context, target string, c Content, opts Options) (err error) {
+// Tree is a volume that nobody sees yet. It goes with Close unless it has been mounted.
+type Tree struct {
+	opts Options
+	top  *superblock // volume.json, types.btf, and where to attach the pins
+	pins *superblock
+}
+
+// Build makes the volume's file systems, with pins and iterators, and makes them read-only. The caller must Close it.
+// It leaves nothing behind, so it can be done while something slower goes on.
+func Build(ctx context.Context, c Content, opts Options) (_ *Tree, err error) {
 	if opts.step == nil {
 		opts.step = func(string) {}
 	}
 	if err := c.check(); err != nil {
-		return err
+		return nil, err
 	}
-	parent, err := openParent(target, opts.Root)
+	t := &Tree{opts: opts}
+	defer func() {
+		if err != nil {
+			t.Close()
+		}
+	}()
+	if err := t.fill(ctx, c); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// Close gives up the descriptors, and with them what is not mounted.
+func (t *Tree) Close() {
+	for _, s := range []*superblock{t.top, t.pins} {
+		if s != nil {
+			s.root.Close()
+		}
+	}
+}
+
+// Mount puts the volume on target, and makes the directory if it is not there; the directory above it must be. If it
+// fails, nothing is left. A target that cannot be used is a *TargetError; one that has a volume of ours is, too.
+func (t *Tree) Mount(target string) (err error) {
+	parent, err := openParent(target, t.opts.Root)
 	if err != nil {
 		return err
 	}
@@ -60,13 +91,7 @@ func Mount(ctx context.Context, target string, c Content, opts Options) (err err
 			}
 		}()
 	}
-
-	t, err := newTree(ctx, c, opts)
-	if err != nil {
-		return err
-	}
-	defer t.close()
-	return t.attach(dir, opts.step)
+	return t.attach(dir)
 }
 
 // makeTarget opens the target, an empty directory, and makes it if need be.
@@ -98,22 +123,10 @@ func makeTarget(parent *os.File, target string) (_ *os.File, created bool, err e
 	return f, false, nil
 }
 
-// tree is the volume before it is attached.
-type tree struct {
-	top  *superblock // volume.json, types.btf, and where to attach the pins
-	pins *superblock
-}
-
-func newTree(ctx context.Context, c Content, opts Options) (_ *tree, err error) {
-	t := &tree{}
-	defer func() {
-		if err != nil {
-			t.close()
-		}
-	}()
+func (t *Tree) fill(ctx context.Context, c Content) (err error) {
 	o := c.owner()
 	if t.pins, err = newPins(o); err != nil {
-		return nil, err
+		return err
 	}
 	v := c.Volume
 	v.Version = version
@@ -121,27 +134,27 @@ func newTree(ctx context.Context, c Content, opts Options) (_ *tree, err error) 
 	v.Maps = []Shown{}
 	for _, m := range c.Maps {
 		if err := context.Cause(ctx); err != nil {
-			return nil, err
+			return err
 		}
-		shown, err := pinMap(m, t.pins, o, opts.Types)
+		shown, err := pinMap(m, t.pins, o, t.opts.Types)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		v.Maps = append(v.Maps, shown)
 	}
 	text, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", fileVolume, err)
+		return fmt.Errorf("%s: %w", fileVolume, err)
 	}
 	if t.top, err = newTop(append(text, '\n'), c.Types, o); err != nil {
-		return nil, err
+		return err
 	}
 	for _, s := range []*superblock{t.pins, t.top} {
 		if err := s.freeze(); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return t, nil
+	return nil
 }
 
 // newTop makes the tmpfs, as large as its files.
@@ -172,7 +185,8 @@ func newTop(text, types []byte, o owner) (_ *superblock, err error) {
 }
 
 // attach puts the volume on a directory. It is complete when the last step is done.
-func (t *tree) attach(dir *os.File, step func(string)) (err error) {
+func (t *Tree) attach(dir *os.File) (err error) {
+	step := t.opts.step
 	step("attach top")
 	if err := t.top.attach(int(dir.Fd())); err != nil {
 		return err
@@ -205,13 +219,4 @@ func (t *tree) attach(dir *os.File, step func(string)) (err error) {
 	}
 	step("done")
 	return nil
-}
-
-// close gives up the descriptors, and with them what is not attached.
-func (t *tree) close() {
-	for _, s := range []*superblock{t.top, t.pins} {
-		if s != nil {
-			s.root.Close()
-		}
-	}
 }

@@ -169,7 +169,7 @@ func TestUnmountIsIdempotent(t *testing.T) {
 	dir := target(t)
 	c := content(t)
 	unmount(t, dir)
-	if err := Mount(t.Context(), dir, c, Options{Types: types}); err != nil {
+	if err := mountContent(t.Context(), dir, c, Options{Types: types}); err != nil {
 		t.Fatal(err)
 	}
 	f, err := os.Open(dir + "/json/flows") // an open file does not hold it up
@@ -198,7 +198,7 @@ func TestKilledWhileMounting(t *testing.T) {
 				t.Errorf("Mounted = %v, %v", ok, err)
 			}
 			unmount(t, dir)
-			if err := Mount(t.Context(), dir, content(t), Options{Types: types}); err != nil {
+			if err := mountContent(t.Context(), dir, content(t), Options{Types: types}); err != nil {
 				t.Errorf("again: %v", err)
 			}
 			unmount(t, dir)
@@ -260,7 +260,7 @@ func TestTargets(t *testing.T) {
 			t.Errorf("Check %s: the message differs from pod to pod: %v", tc.target, err)
 		}
 		before := files(t, base)
-		err = Mount(t.Context(), target, c, Options{Root: base + "/pods", Types: types})
+		err = mountContent(t.Context(), target, c, Options{Root: base + "/pods", Types: types})
 		if !errors.Is(err, tc.want) {
 			t.Errorf("Mount %s: %v, want %v", tc.target, err, tc.want)
 		}
@@ -278,7 +278,7 @@ func TestTargets(t *testing.T) {
 			}
 			continue
 		}
-		if err := Mount(t.Context(), target, c, Options{Types: types}); !errors.Is(err, ErrTarget) {
+		if err := mountContent(t.Context(), target, c, Options{Types: types}); !errors.Is(err, ErrTarget) {
 			t.Errorf("Mount %s again: %v, want ErrTarget", tc.target, err)
 		}
 		unmount(t, target)
@@ -308,7 +308,7 @@ func TestParentIsSwapped(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := Mount(t.Context(), base+"/pod/mount", content(t), opts); err != nil {
+	if err := mountContent(t.Context(), base+"/pod/mount", content(t), opts); err != nil {
 		t.Fatal(err)
 	}
 	if ok, err := Mounted(base + "/outside/mount"); ok || err != nil {
@@ -383,7 +383,7 @@ func TestMountFails(t *testing.T) {
 		dir := target(t)
 		bad := c
 		bad.Maps = tc.maps
-		err := Mount(tc.ctx, dir, bad, Options{Types: types})
+		err := mountContent(tc.ctx, dir, bad, Options{Types: types})
 		if err == nil || tc.want != nil && !errors.Is(err, tc.want) {
 			t.Errorf("%s: %v, want %v", name, err, tc.want)
 		}
@@ -411,7 +411,7 @@ func BenchmarkMount(b *testing.B) {
 	c := content(b)
 	dir := target(b)
 	for b.Loop() {
-		if err := Mount(b.Context(), dir, c, Options{Types: types}); err != nil {
+		if err := mountContent(b.Context(), dir, c, Options{Types: types}); err != nil {
 			b.Fatal(err)
 		}
 		b.StopTimer()
@@ -427,7 +427,7 @@ func BenchmarkUnmount(b *testing.B) {
 	dir := target(b)
 	for b.Loop() {
 		b.StopTimer()
-		if err := Mount(b.Context(), dir, c, Options{Types: types}); err != nil {
+		if err := mountContent(b.Context(), dir, c, Options{Types: types}); err != nil {
 			b.Fatal(err)
 		}
 		b.StartTimer()

@@ -3,6 +3,7 @@
 package podfs
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -89,7 +90,7 @@ func target(t testing.TB) string {
 func mounted(t testing.TB, c Content) string {
 	t.Helper()
 	dir := target(t)
-	if err := Mount(t.Context(), dir, c, Options{Types: types}); err != nil {
+	if err := mountContent(t.Context(), dir, c, Options{Types: types}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unmount(t, dir) })
@@ -104,4 +105,14 @@ func unmount(t testing.TB, dir string) {
 	if _, err := os.Lstat(dir); !os.IsNotExist(err) {
 		t.Errorf("after unmount: %v", err)
 	}
+}
+
+// mountContent is what a publish does, in one step.
+func mountContent(ctx context.Context, target string, c Content, opts Options) error {
+	t, err := Build(ctx, c, opts)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	return t.Mount(target)
 }
