@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
@@ -18,7 +19,7 @@ import (
 // PushOptions say how an image is pushed.
 type PushOptions struct {
 	Keyring  Keyring      // the store's where nil
-	Progress func(string) // told of each blob and manifest, in words; may be nil
+	Progress func(string) // told of each blob and manifest, in words, one at a time; may be nil
 }
 
 // Push sends an image of the layout, with the signatures that are there, to the registry that ref names. Mirrors are
@@ -47,9 +48,13 @@ func (s *Store) push(ctx context.Context, ref Reference, opts PushOptions) (ocis
 	if kept == nil {
 		kept = &sources{}
 	}
-	progress := opts.Progress
-	if progress == nil {
-		progress = func(string) {}
+	var mu sync.Mutex // oras sends several at once
+	progress := func(what string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if opts.Progress != nil {
+			opts.Progress(what)
+		}
 	}
 	err = s.writable(ref, opts.Keyring).try(ctx, func(ctx context.Context, r *remote.Repository) error {
 		p := pusher{layout: s.layout, to: r, limits: s.limits, progress: progress}

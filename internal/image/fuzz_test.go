@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"strings"
+	"testing"
+
+	"github.com/bpfvol/bpfvol/bpf"
+)
+
+// Whatever a layer is made of, little is kept of it and names are fit to show.
+func FuzzLayer(f *testing.F) {
+	limits := Limits{Object: 1 << 14, Entries: 8}.withDefaults()
+	var archive, packed bytes.Buffer
+	tw := tar.NewWriter(&archive)
+	for _, name := range []string{"x.o", "../y.o"} {
+		if err := tw.WriteHeader(&tar.Header{Name: name, Size: int64(len(bpf.Pass()))}); err != nil {
+			f.Fatal(err)
+		}
+		if _, err := tw.Write(bpf.Pass()); err != nil {
+			f.Fatal(err)
+		}
+	}
+	zw := gzip.NewWriter(&packed)
+	if _, err := zw.Write(archive.Bytes()); err != nil {
+		f.Fatal(err)
+	}
+	if err := zw.Close(); err != nil {
+		f.Fatal(err)
+	}
+	for _, seed := range [][]byte{nil, bpf.Pass(), bpf.PassBigEndian(), archive.Bytes(), packed.Bytes(), []byte("\x28\xb5\x2f\xfd")} {
+		f.Add(seed, "title")
+	}
+	f.Fuzz(func(t *testing.T, b []byte, title string) {
+		x := newExtractor(limits)
+		if err := x.layer(b, title); err != nil && !typed(err) {
+			t.Errorf("error of no kind: %v", err)
+		}
+		total := 0
+		for _, file := range x.files {
+			total += len(file.data)
+			if len(file.name) > 255 || strings.ContainsAny(file.name, "\n\x00\x1b") || strings.HasPrefix(file.name, "..") {
+				t.Errorf("name %q", file.name)
+			}
+		}
+		if int64(total) > limits.Object || len(x.files) > limits.Entries+1 {
+			t.Errorf("kept %d files of %d bytes", len(x.files), total)
+		}
+		if o, err := pick(x.files, title); err != nil && !typed(err) {
+			t.Errorf("error of no kind: %v", err)
+		} else if err == nil && !bytes.HasPrefix(o.data, []byte("\x7fELF")) {
+			t.Error("picked something else")
+		}
+	})
+}
+
+// A document is an index or a manifest, never both.
+func FuzzDocument(f *testing.F) {
+	for _, seed := range []string{`{"manifests":[{"platform":{"os":"linux","architecture":"amd64"}}]}`, `{"layers":[],"config":{}}`, `{"manifests":[],"layers":[]}`, `null`, `{`} {
+		f.Add("application/vnd.oci.image.index.v1+json", []byte(seed))
+		f.Add("application/vnd.oci.image.manifest.v1+json", []byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, mediaType string, raw []byte) {
+		d, err := parseDocument(mediaType, raw)
+		if err != nil {
+			if !typed(err) {
+				t.Errorf("error of no kind: %v", err)
+			}
+			return
+		}
+		if d.Manifests != nil && (d.Layers != nil || d.Config != nil) || isIndex(mediaType) == isManifest(mediaType) {
+			t.Errorf("%s: %s", mediaType, raw)
+		}
+		if _, err := d.choose("amd64"); err != nil && (!typed(err) || len(err.Error()) > 500) {
+			t.Errorf("error of no kind: %.600q", err.Error())
+		}
+		d.platforms()
+	})
+}
