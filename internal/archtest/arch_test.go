@@ -63,7 +63,7 @@ var homes = map[string][]string{
 	"github.com/fsnotify/fsnotify":                {"verify"},
 	"github.com/vishvananda/netlink":              {"dispatcher", "internal/doctor"},
 	"k8s.io/mount-utils":                          {"internal/podfs", "internal/doctor"},
-	"golang.org/x/sys/unix":                       {"dispatcher", "internal/hook", "internal/podfs", "internal/podfs/mapjson", "internal/node", "internal/doctor"},
+	"golang.org/x/sys/unix":                       {"dispatcher", "internal/doctor", "internal/hook", "internal/kernelstate", "internal/node", "internal/podfs", "internal/podfs/mapjson"},
 	"github.com/spf13/cobra":                      {"cmd/bpfvol"},
 	"github.com/prometheus/client_golang":         {"cmd/bpfvol"},
 }
