@@ -33,9 +33,11 @@ import (
 type Options struct {
 	// Bin is the bpfvol binary to run.
 	Bin string
-	// NetNS is a network namespace under /run/netns for the registry, the daemon and every command; empty: the
-	// caller's own. The namespace must have its loopback up.
+	// NetNS is a network namespace, by its name under /run/netns or by a path, for the registry, the daemon and every
+	// command; empty: the caller's own. The namespace must have its loopback up.
 	NetNS string
+	// Registry comes before the registry and may answer in its place; nil: nothing does.
+	Registry func(http.Handler) http.Handler
 	// Log receives what the daemon writes; nil: kept, see DaemonLog.
 	Log io.Writer
 	// Verbosity of the daemon's log.
@@ -113,7 +115,11 @@ func (s *Stack) InNetNS(f func() error) error {
 	go func() {
 		// The thread is not unlocked: it ends with the goroutine, so nothing else ever runs in the namespace.
 		runtime.LockOSThread()
-		ns, err := netns.GetFromName(s.opts.NetNS)
+		open := netns.GetFromName
+		if filepath.IsAbs(s.opts.NetNS) {
+			open = netns.GetFromPath
+		}
+		ns, err := open(s.opts.NetNS)
 		if err != nil {
 			done <- fmt.Errorf("netns %s: %w", s.opts.NetNS, err)
 			return
@@ -138,7 +144,11 @@ func (s *Stack) startRegistry() error {
 	}
 	s.Registry = l.Addr().String()
 	quiet := log.New(io.Discard, "", 0)
-	s.server = &http.Server{Handler: registry.New(registry.Logger(quiet), registry.WithReferrersSupport(true)), ErrorLog: quiet, ReadHeaderTimeout: 5 * time.Second}
+	handler := registry.New(registry.Logger(quiet), registry.WithReferrersSupport(true))
+	if s.opts.Registry != nil {
+		handler = s.opts.Registry(handler)
+	}
+	s.server = &http.Server{Handler: handler, ErrorLog: quiet, ReadHeaderTimeout: 5 * time.Second}
 	go s.server.Serve(l) //nolint:errcheck // ends with Close
 	return nil
 }

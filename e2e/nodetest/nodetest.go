@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package nodetest gives a test a whole node: the real `bpfvol serve`, a registry, a signing key, a policy that admits
+// what that key signed, and a kubelet that calls the daemon's socket. Tests see what a user sees: the command line,
+// kubelet's answers, the files of the target.
+//
+//	func TestMain(m *testing.M) { nodetest.Main(m) }
+//
+//	func TestCount(t *testing.T) {
+//		n := nodetest.Start(t, nodetest.Options{})
+//		image := n.Signed(t, "count", "count.bpf.o")
+//		v := n.Publish(t, map[string]string{"image": image, "attach": "{program: on_exec, tracepoint: ...}"})
+//		v.Entries(t, "execs")
+//	}
+package nodetest
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/bpfvol/bpfvol/e2e/stack"
+	"github.com/bpfvol/bpfvol/internal/bpftest"
+	"github.com/bpfvol/bpfvol/internal/kubelet"
+)
+
+// Options configures a Node.
+type Options struct {
+	// NetNS is the network namespace of the registry, the daemon and every command; nil: that of the test.
+	NetNS *bpftest.NetNS
+	// Registry comes before the node's registry and may answer in its place; nil: nothing does.
+	Registry func(http.Handler) http.Handler
+}
+
+// Node is a node in a directory, with its daemon running.
+type Node struct {
+	*stack.Stack
+	Kubelet *kubelet.Kubelet
+	volumes int
+}
+
+// Main runs the tests of a package as bpftest.Main does, and removes the binary that Start built.
+func Main(m *testing.M) {
+	act(os.Args)
+	os.Exit(bpftest.Run(built{m}))
+}
+
+type built struct{ m *testing.M }
+
+func (b built) Run() int {
+	defer func() {
+		if binDir != "" {
+			os.RemoveAll(binDir)
+		}
+	}()
+	return b.m.Run()
+}
+
+var binDir string
+
+// binary builds bpfvol as a user would, once for all tests of a package.
+var binary = sync.OnceValues(func() (string, error) {
+	var err error
+	if binDir, err = os.MkdirTemp("", "bpfvol-bin-"); err != nil {
+		return "", err
+	}
+	path := filepath.Join(binDir, "bpfvol")
+	out, err := exec.Command("go", "build", "-buildvcs=false", "-o", path, "github.com/bpfvol/bpfvol/cmd/bpfvol").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("go build: %w: %s", err, out)
+	}
+	return path, nil
+})
+
+// Start starts a node that ends with the test. Whatever is left then fails the test.
+func Start(t testing.TB, opts Options) *Node {
+	t.Helper()
+	bpftest.Root(t)
+	bin, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns := ""
+	if opts.NetNS != nil {
+		ns = opts.NetNS.Path()
+	}
+	s, err := stack.New(stack.Options{Bin: bin, NetNS: ns, Registry: opts.Registry})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &Node{Stack: s}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("the daemon's log:\n%s", s.DaemonLog())
+		}
+	})
+	n.allow(t)
+	n.StartDaemon(t)
+	return n
+}
+
+// allow writes a policy that admits, for every service account of namespace e2e, what the node's key signed.
+func (n *Node) allow(t testing.TB) {
+	t.Helper()
+	key, err := os.ReadFile(n.KeyPrefix() + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy := "apiVersion: bpfvol.io/v1alpha1\nkind: BytecodePolicy\nmetadata: {name: e2e}\nspec:\n  images: [\"" + n.Registry + "/**\"]\n" +
+		"  authorities:\n  - key:\n      data: |\n        " + strings.ReplaceAll(strings.TrimSpace(string(key)), "\n", "\n        ") + "\n" +
+		"  allow: {hooks: [xdp, tc, tracepoint, rawTracepoint, uprobe, uretprobe, cgroup, perfEvent]}\n  subjects: [e2e/*]\n"
+	if err := os.WriteFile(filepath.Join(n.PolicyDir(), "e2e.yaml"), []byte(policy), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// StartDaemon starts the daemon, again after StopDaemon.
+func (n *Node) StartDaemon(t testing.TB) {
+	t.Helper()
+	if _, err := n.Stack.StartDaemon(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	k, err := kubelet.Connect(t.Context(), n.Endpoint(), n.KubeletDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Kubelet = k
+	t.Cleanup(func() { k.Close() })
+}
+
+// StopDaemon sends sig and waits for the end. With SIGTERM the daemon must end with status 0.
+func (n *Node) StopDaemon(t testing.TB, sig syscall.Signal) {
+	t.Helper()
+	if err := n.Stack.StopDaemon(sig); err != nil {
+		t.Fatalf("the daemon ended by %v: %v", sig, err)
+	}
+}
+
+// Run runs a verb of bpfvol and returns its standard output.
+func (n *Node) Run(t testing.TB, args ...string) string {
+	t.Helper()
+	out, err := n.CLI(context.WithoutCancel(t.Context()), args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// Signed makes an image of an object file, signs it, pushes it to the node's registry and returns its reference.
+// args go to bpfvol build.
+func (n *Node) Signed(t testing.TB, name, file string, args ...string) string {
+	t.Helper()
+	image := n.Image(name)
+	n.Run(t, append([]string{"build", file, "-t", image}, args...)...)
+	n.Sign(t, image)
+	n.Run(t, "push", image)
+	return image
+}
+
+// Image is the reference of an image in the node's registry.
+func (n *Node) Image(name string) string { return n.Registry + "/e2e/" + name + ":v1" }
+
+// Sign signs an image with the key of the policy, where it is: in the local cache or in the registry.
+func (n *Node) Sign(t testing.TB, image string) {
+	t.Helper()
+	n.Run(t, "sign", image, "--key", n.KeyPrefix()+".key")
+}
