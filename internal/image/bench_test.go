@@ -3,6 +3,7 @@
 package image_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/bpfvol/bpfvol/bpf"
@@ -60,5 +61,22 @@ func benchmarkOpen(b *testing.B, store *image.Store, ref image.Reference) {
 	}
 	if _, err := root.Object(b.Context()); err != nil {
 		b.Fatal(err)
+	}
+}
+
+// BenchmarkWarmObjectAmongMany is BenchmarkWarmObject in a cache that has seen 500 images.
+func BenchmarkWarmObjectAmongMany(b *testing.B) {
+	reg := imagetest.Start(b)
+	ref := signed(b, reg)
+	store := imagetest.Store(b, reg.Host)
+	for i := range 500 {
+		other := imagetest.Reference(b, fmt.Sprintf("ghcr.io/acme/count:v%d", i))
+		objects := []image.BuildInput{{Name: "count.o", Arch: "amd64", ELF: fmt.Appendf(bpf.Pass(), "%d", i)}}
+		if _, err := store.Build(b.Context(), other, objects, image.BuildOptions{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		benchmarkOpen(b, store, ref)
 	}
 }

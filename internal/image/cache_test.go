@@ -235,6 +235,27 @@ func TestCacheIsPrivate(t *testing.T) {
 	}
 }
 
+// A full disk is an error that a caller can tell, and nothing half-written stays.
+func TestDiskFull(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skipf("mount tmpfs: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	reg := imagetest.Start(t)
+	imagetest.PushImage(t, reg.Host, "acme/count", "v1", append(bpf.Count(), make([]byte, 1<<20)...))
+	store := imagetest.OpenStore(t, image.Options{Dir: filepath.Join(dir, "oci"), Registries: imagetest.Registries(t, reg.Host)})
+	err := open(t, store, imagetest.Reference(t, reg.Host+"/acme/count:v1"))
+	wantError(t, err, syscall.ENOSPC, "image cache: no space left")
+	if left, _ := filepath.Glob(filepath.Join(dir, "oci", "ingest", "*")); len(left) > 0 {
+		t.Errorf("half-written blobs stay: %q", left)
+	}
+}
+
 const killed = "BPFVOL_TEST_KILLED" // directory, host
 
 // A process that pulls is killed at any moment; the next one opens the cache, finds nothing half-written and pulls.

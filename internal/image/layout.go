@@ -13,9 +13,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content/oci"
 	"oras.land/oras-go/v2/errdef"
@@ -38,6 +38,9 @@ type layout struct {
 	dir   string
 	blobs *oci.Storage
 	lock  *os.File // shared while in use
+
+	mu   sync.Mutex
+	last *snapshot
 }
 
 // annotationLocal marks an image that was built here and that no registry has been given yet.
@@ -67,7 +70,7 @@ func openLayout(dir string) (_ *layout, err error) {
 	}
 	defer func() {
 		if err != nil {
-			l.lock.Close()
+			l.close()
 		}
 	}()
 	// Alone, whatever stands half-written was left by someone who was killed.
@@ -111,7 +114,15 @@ func (l *layout) sweep() error {
 	return nil
 }
 
-func (l *layout) close() error { return l.lock.Close() }
+func (l *layout) close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.last != nil {
+		l.last.file.Close()
+		l.last = nil
+	}
+	return l.lock.Close()
+}
 
 func (l *layout) path(name string) string { return filepath.Join(l.dir, name) }
 
@@ -188,7 +199,7 @@ func tooLarge(d ocispec.Descriptor, most int64) error {
 
 // put stores a blob, in place of one that was spoiled. Its bytes were hashed by the caller, and oras hashes them again.
 func (l *layout) put(d ocispec.Descriptor, b []byte) error {
-	err := l.blobs.Push(context.Background(), d, bytes.NewReader(b))
+	err := l.push(d, b)
 	if !errors.Is(err, errdef.ErrAlreadyExists) {
 		return cacheError(err)
 	}
@@ -198,11 +209,24 @@ func (l *layout) put(d ocispec.Descriptor, b []byte) error {
 	if err := l.blobs.Delete(context.Background(), d); err != nil && !errors.Is(err, errdef.ErrNotFound) {
 		return cacheError(err)
 	}
-	err = l.blobs.Push(context.Background(), d, bytes.NewReader(b))
+	err = l.push(d, b)
 	if errors.Is(err, errdef.ErrAlreadyExists) {
 		return nil // another process was quicker
 	}
 	return cacheError(err)
+}
+
+func (l *layout) push(d ocispec.Descriptor, b []byte) error {
+	err := l.blobs.Push(context.Background(), d, bytes.NewReader(b))
+	if err == nil || errors.Is(err, errdef.ErrAlreadyExists) {
+		return err
+	}
+	// Where the disk is full, oras v2.7.0 leaves what it wrote: ingest forgets the name before it removes the file.
+	left, globErr := filepath.Glob(filepath.Join(l.path(ingestDir), d.Digest.Encoded()+"_*"))
+	for _, name := range left {
+		os.Remove(name)
+	}
+	return errors.Join(err, globErr)
 }
 
 // putJSON stores v as a blob and describes it.
@@ -215,32 +239,76 @@ func (l *layout) putJSON(mediaType string, v any) (ocispec.Descriptor, error) {
 	return d, l.put(d, b)
 }
 
-func (l *layout) index() (ocispec.Index, error) {
-	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{}}
-	data, err := os.ReadFile(l.path(ocispec.ImageIndexFile))
+// snapshot is index.json as it was read. It is shared, so nobody changes it.
+type snapshot struct {
+	file   *os.File // kept open, so that no later index.json gets the same inode
+	info   os.FileInfo
+	index  ocispec.Index
+	byName map[string]ocispec.Descriptor
+}
+
+// snapshot reads index.json where it is not the file that was read last.
+func (l *layout) snapshot() (*snapshot, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	path := l.path(ocispec.ImageIndexFile)
+	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return index, nil
+		return &snapshot{index: referrersIndex(nil)}, nil
 	}
 	if err != nil {
-		return index, cacheError(err)
+		return nil, cacheError(err)
 	}
-	if err := json.Unmarshal(data, &index); err != nil {
-		return index, fmt.Errorf("image cache: %s: %w; move the file away", l.path(ocispec.ImageIndexFile), err)
+	if last := l.last; last != nil && os.SameFile(info, last.info) && info.ModTime().Equal(last.info.ModTime()) && info.Size() == last.info.Size() {
+		return last, nil
 	}
-	return index, nil
+	s, err := readSnapshot(path)
+	if err != nil {
+		return nil, err
+	}
+	if l.last != nil {
+		l.last.file.Close()
+	}
+	l.last = s
+	return s, nil
+}
+
+func readSnapshot(path string) (_ *snapshot, err error) {
+	s := &snapshot{byName: map[string]ocispec.Descriptor{}}
+	if s.file, err = os.Open(path); err != nil {
+		return nil, cacheError(err)
+	}
+	defer func() {
+		if err != nil {
+			s.file.Close()
+		}
+	}()
+	if s.info, err = s.file.Stat(); err != nil {
+		return nil, cacheError(err)
+	}
+	data, err := io.ReadAll(s.file)
+	if err != nil {
+		return nil, cacheError(err)
+	}
+	if err := json.Unmarshal(data, &s.index); err != nil {
+		return nil, fmt.Errorf("image cache: %s: %w; move the file away", path, err)
+	}
+	for _, d := range s.index.Manifests {
+		if name := d.Annotations[ocispec.AnnotationRefName]; name != "" {
+			s.byName[name] = d
+		}
+	}
+	return s, nil
 }
 
 // find returns what name stands for.
 func (l *layout) find(name string) (ocispec.Descriptor, bool, error) {
-	index, err := l.index()
+	s, err := l.snapshot()
 	if err != nil {
 		return ocispec.Descriptor{}, false, err
 	}
-	i := named(&index, name)
-	if i < 0 {
-		return ocispec.Descriptor{}, false, nil
-	}
-	return index.Manifests[i], true, nil
+	d, found := s.byName[name]
+	return d, found, nil
 }
 
 func named(index *ocispec.Index, name string) int {
@@ -276,6 +344,7 @@ func unset(index *ocispec.Index, name string) bool {
 func isLocal(d ocispec.Descriptor) bool { return d.Annotations[annotationLocal] == "true" }
 
 // update changes index.json, alone among all processes. It is written where change says so, or where there is none.
+// Annotations are shared with readers: change replaces them.
 func (l *layout) update(change func(*ocispec.Index) bool) error {
 	f, err := os.OpenFile(l.path(indexLock), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -285,11 +354,13 @@ func (l *layout) update(change func(*ocispec.Index) bool) error {
 	if err := flock(f, syscall.LOCK_EX); err != nil {
 		return cacheError(err)
 	}
-	index, err := l.index()
+	s, err := l.snapshot()
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(l.path(ocispec.ImageIndexFile)); !change(&index) && err == nil {
+	index := s.index
+	index.Manifests = slices.Clone(index.Manifests)
+	if !change(&index) && s.file != nil {
 		return nil
 	}
 	data, err := json.Marshal(index)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 
@@ -73,12 +74,11 @@ func (s *Store) push(ctx context.Context, ref Reference, opts PushOptions) (ocis
 	}
 	return root, s.layout.update(func(index *ocispec.Index) bool {
 		changed := false
-		for i, d := range index.Manifests {
+		for _, d := range slices.Clone(index.Manifests) {
 			name := d.Annotations[ocispec.AnnotationRefName]
 			here := strings.HasPrefix(name, ref.Name()+":") || strings.HasPrefix(name, ref.Name()+"@")
 			if here && d.Digest == root.Digest && isLocal(d) {
-				delete(index.Manifests[i].Annotations, annotationLocal)
-				changed = true
+				changed = set(index, name, d, false) || changed
 			}
 		}
 		return changed

@@ -4,6 +4,8 @@ package image_test
 
 import (
 	"encoding/pem"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -86,7 +88,9 @@ func TestNameThatLeadsToTheNodeIsRefused(t *testing.T) {
 func TestTLS(t *testing.T) {
 	reg := imagetest.Start(t)
 	imagetest.PushImage(t, reg.Host, "acme/count", "v1", bpf.Count())
-	server := httptest.NewTLSServer(reg)
+	server := httptest.NewUnstartedServer(reg)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // of handshakes that should fail
+	server.StartTLS()
 	t.Cleanup(server.Close)
 	host := strings.TrimPrefix(server.URL, "https://")
 	ref := imagetest.Reference(t, host+"/acme/count:v1")

@@ -235,32 +235,32 @@ func (r *Root) keptSignatures() (*sources, error) {
 }
 
 func (s *Store) keptSignatures(ref Reference, d digest.Digest) (*sources, error) {
-	index, err := s.layout.index()
+	now, err := s.layout.snapshot()
 	if err != nil {
 		return nil, err
 	}
 	var kept sources
-	if i := named(&index, ref.Name()+":"+signatureTag(d)); i >= 0 {
-		tagged := plain(index.Manifests[i])
+	if tagged, found := now.byName[ref.Name()+":"+signatureTag(d)]; found {
+		tagged = plain(tagged)
 		kept.tagged = &tagged
 	}
-	i := named(&index, ref.Name()+":"+referrersTag(d))
-	if i < 0 && kept.tagged == nil {
+	list, found := now.byName[ref.Name()+":"+referrersTag(d)]
+	if !found && kept.tagged == nil {
 		return nil, nil
 	}
-	if i >= 0 {
-		raw, err := s.layout.read(plain(index.Manifests[i]), s.limits.Manifest)
+	if found {
+		raw, err := s.layout.read(plain(list), s.limits.Manifest)
 		if errors.Is(err, errAbsent) {
 			return nil, nil
 		}
 		if err != nil {
 			return nil, err
 		}
-		var list ocispec.Index
-		if err := json.Unmarshal(raw, &list); err != nil {
+		var index ocispec.Index
+		if err := json.Unmarshal(raw, &index); err != nil {
 			return nil, fmt.Errorf("%w: list of referrers in the cache", ErrUnsupported)
 		}
-		kept.referrers = list.Manifests
+		kept.referrers = index.Manifests
 	}
 	return &kept, nil
 }
