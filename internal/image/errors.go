@@ -27,7 +27,7 @@ var (
 	ErrNotFound        = errors.New("not found")
 	ErrNotCached       = errors.New("not in the cache")
 	ErrUnauthenticated = errors.New("not authenticated")
-	ErrUnavailable     = errors.New("registry unavailable")
+	ErrUnavailable     = errors.New("unavailable")
 	ErrHostNotAllowed  = errors.New("host not allowed")
 	ErrTooLarge        = errors.New("over the limit")
 	ErrDigestMismatch  = errors.New("bytes differ from their digest")
@@ -60,7 +60,7 @@ func answered(host string, status int) error {
 	case status == 404:
 		return fmt.Errorf("%w: registry %s answered 404; check repository and tag", ErrNotFound, host)
 	}
-	return fmt.Errorf("%w: registry %s answered %d", ErrUnavailable, host, status)
+	return fmt.Errorf("%w: registry %s answered %d; try again later", ErrUnavailable, host, status)
 }
 
 // classify gives an error from oras or the network one of this package's errors and a text that is the same each
@@ -93,17 +93,17 @@ func classify(host string, err error) error {
 	case errors.Is(err, errdef.ErrSizeExceedsLimit), errors.Is(err, errdef.ErrTooManyPages):
 		return fmt.Errorf("%w: answer of registry %s", ErrTooLarge, host)
 	case errors.As(err, &dns):
-		return unavailable("cannot look up the host name")
+		return unavailable("cannot look up the host name; check it")
 	case errors.As(err, &unknownCA):
 		return unavailable("certificate is signed by an unknown authority; set caFile in --registries")
 	case errors.As(err, &wrongName), errors.As(err, &invalid):
 		return unavailable("certificate is not valid for this host")
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		return unavailable("no answer in time")
+		return unavailable("no answer in time; try again later")
 	case errors.As(err, &errno):
-		return unavailable(errno.Error())
+		return unavailable(errno.Error() + "; try again later")
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		return unavailable("answer was cut off")
+		return unavailable("answer was cut off; try again later")
 	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return unavailable("speaks plain HTTP; set plainHTTP in --registries")
 	case errors.As(err, &op):

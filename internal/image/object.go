@@ -196,9 +196,9 @@ func (s *Store) fetch(ctx context.Context, p *pull, d ocispec.Descriptor, most i
 	case !spoiled && !errors.Is(cacheErr, errAbsent):
 		return nil, cacheErr
 	case p == nil && spoiled:
-		return nil, cacheErr
+		return nil, fmt.Errorf("%w; pull or build it again", cacheErr)
 	case p == nil:
-		return nil, fmt.Errorf("%w: %s", ErrNotCached, d.Digest)
+		return nil, fmt.Errorf("%w: %s; pull or build it again", ErrNotCached, d.Digest)
 	}
 	err := p.try(ctx, func(ctx context.Context, r *remote.Repository) error {
 		rc, err := r.Fetch(ctx, d)

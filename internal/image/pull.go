@@ -46,7 +46,7 @@ type endpoint struct {
 
 const (
 	attempts = 3
-	backoff  = 100 * time.Millisecond // and four times as long before each further attempt
+	backoff  = 50 * time.Millisecond // and four times as long before each further attempt
 )
 
 func (s *Store) newPull(ref Reference, k Keyring) *pull {

@@ -60,9 +60,9 @@ func (s *Store) resolve(ctx context.Context, p *pull, ref Reference, policy volu
 		_, err = parseDocument(root.MediaType, root.Raw)
 		return root, err
 	case root.pull == nil && errors.Is(err, errAbsent):
-		return nil, ErrNotCached
+		return nil, fmt.Errorf("%w; pull or build it again", ErrNotCached)
 	case root.pull == nil:
-		return nil, err
+		return nil, fmt.Errorf("%w; pull or build it again", err)
 	}
 	// The cache lost or spoiled it: fetch the same bytes again, whatever the tag says by now.
 	repaired, fetchErr := s.fetchRoot(ctx, p, ref, policy, d.Digest.String())
