@@ -75,14 +75,16 @@ func New(opts Options) (s *Stack, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
+	if err := os.Mkdir(s.run(), 0o755); err != nil {
+		return nil, err
+	}
+	if err := unix.Mount("tmpfs", s.run(), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=64m"); err != nil {
+		return nil, fmt.Errorf("mount a tmpfs at %s: %w", s.run(), err)
+	}
 	for _, d := range []string{s.StateDir(), s.PolicyDir(), s.KubeletDir()} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			return nil, err
 		}
-	}
-	// As in production: the records lie on a tmpfs, which a reboot clears.
-	if err := unix.Mount("tmpfs", s.StateDir(), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=64m"); err != nil {
-		return nil, fmt.Errorf("mount a tmpfs at %s: %w", s.StateDir(), err)
 	}
 	if err := s.startRegistry(); err != nil {
 		return nil, err
@@ -95,10 +97,14 @@ func New(opts Options) (s *Stack, err error) {
 	return s, err
 }
 
-func (s *Stack) StateDir() string       { return filepath.Join(s.Dir, "state") }
+// run is a tmpfs. As in production the records lie on one, which a reboot clears; kubelet's directories do so that
+// the time a disk takes for them counts as nobody's.
+func (s *Stack) run() string { return filepath.Join(s.Dir, "run") }
+
+func (s *Stack) StateDir() string       { return filepath.Join(s.run(), "state") }
 func (s *Stack) BPFFSDir() string       { return filepath.Join(s.Dir, "bpffs") }
 func (s *Stack) CacheDir() string       { return filepath.Join(s.Dir, "cache") }
-func (s *Stack) KubeletDir() string     { return filepath.Join(s.Dir, "kubelet") }
+func (s *Stack) KubeletDir() string     { return filepath.Join(s.run(), "kubelet") }
 func (s *Stack) PolicyDir() string      { return filepath.Join(s.Dir, "policy.d") }
 func (s *Stack) RegistriesFile() string { return filepath.Join(s.Dir, "registries.yaml") }
 func (s *Stack) Endpoint() string       { return "unix://" + filepath.Join(s.StateDir(), "csi.sock") }
@@ -237,7 +243,7 @@ func (s *Stack) Close() error {
 	if s.server != nil {
 		err = errors.Join(err, s.server.Close())
 	}
-	for _, dir := range []string{s.BPFFSDir(), s.StateDir()} {
+	for _, dir := range []string{s.BPFFSDir(), s.run()} {
 		if uerr := unix.Unmount(dir, 0); uerr != nil && !errors.Is(uerr, unix.EINVAL) && !errors.Is(uerr, unix.ENOENT) {
 			err = errors.Join(err, fmt.Errorf("unmount %s: %w", dir, uerr))
 		}

@@ -31,7 +31,7 @@ func (e *MissingError) Error() string {
 		return msg + "; did you mean " + quote(near) + "?"
 	}
 	if len(e.Known) == 0 {
-		return msg
+		return msg + " on this node"
 	}
 	names := slices.Sorted(slices.Values(e.Known))
 	rest := ""

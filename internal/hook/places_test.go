@@ -16,6 +16,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/bpfvol/bpfvol/internal/bpftest"
 	"github.com/bpfvol/bpfvol/internal/volume"
@@ -30,6 +31,24 @@ func TestTracepointNeedsNoMountedTracefs(t *testing.T) {
 	attach(t, prog, &volume.Tracepoint{Group: "sched", Name: "sched_switch"})
 	if text, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(text), " - tracefs ") {
 		t.Errorf("tracefs is mounted now (%v)", err)
+	}
+}
+
+func TestFullTracepointSaysSo(t *testing.T) {
+	bpftest.Root(t)
+	for i := range 65 {
+		prog, _ := counter(t, ebpf.TracePoint, 0) // a program runs there once
+		links, err := Attach(prog, &volume.Tracepoint{Group: "syscalls", Name: "sys_enter_getpgid"})
+		if i < 64 {
+			if err != nil {
+				t.Fatalf("program %d: %v", i+1, err)
+			}
+			t.Cleanup(func() { links[0].Close() })
+			continue
+		}
+		if !errors.Is(err, unix.E2BIG) || !strings.Contains(err.Error(), "64 programs run there") {
+			t.Errorf("program 65: error is %v", err)
+		}
 	}
 }
 

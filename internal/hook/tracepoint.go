@@ -29,7 +29,12 @@ func attachTracepoint(prog *ebpf.Program, h *volume.Tracepoint) (link.Link, erro
 		return nil, fmt.Errorf("tracepoint %s: %w", quote(h.Group+"/"+h.Name), err)
 	}
 	defer unix.Close(event)
-	return linkPerfEvent(prog, event, h.Cookie)
+	l, err := linkPerfEvent(prog, event, h.Cookie)
+	if errors.Is(err, unix.E2BIG) { // BPF_TRACE_MAX_PROGS, kernel/trace/bpf_trace.c
+		return nil, fmt.Errorf("tracepoint %s: 64 programs run there, more than that the kernel does not take; use another tracepoint or rawTracepoint: %w",
+			quote(h.Group+"/"+h.Name), err)
+	}
+	return l, err
 }
 
 // tracepointID asks tracefs for the number of an event.

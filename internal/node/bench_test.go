@@ -5,32 +5,52 @@ package node
 import (
 	"testing"
 	"time"
+
+	"github.com/bpfvol/bpfvol/bpf"
+	"github.com/bpfvol/bpfvol/internal/bpftest"
 )
 
-// BenchmarkPublish is a warm publish on a tracepoint without the socket, and how long each stage of it takes.
+// BenchmarkPublish is a warm publish without the socket, and how long each stage of it takes.
 func BenchmarkPublish(b *testing.B) {
 	f := newFixture(b)
-	image := f.signed(b, "hooks", hooks())
+	ns, _ := bpftest.Pair(b)
+	for _, c := range []struct{ name, image, attach string }{
+		{"tracepoint", f.signed(b, "hooks", hooks()), onGetpgid},
+		{"xdp", f.signed(b, "count", bpf.Count()), "{program: count, xdp: {interface: veth0}}"},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			if err := ns.Do(func() error { return f.bench(b, c.image, c.attach) }); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}
+
+func (f *fixture) bench(b *testing.B, image, attach string) error {
 	stages := map[Stage]time.Duration{}
-	last := time.Time{}
-	f.opts.Reached = func(s Stage) {
+	var last time.Time
+	opts := f.opts
+	opts.Reached = func(s Stage) {
 		now := time.Now()
 		stages[s] += now.Sub(last)
 		last = now
 	}
-	f.restart(b)
+	engine, err := Open(opts)
+	if err != nil {
+		return err
+	}
 	var publish, unpublish time.Duration
 	for b.Loop() {
-		req := f.request(b, image, onGetpgid)
+		req := f.request(b, image, attach)
 		start := time.Now()
 		last = start
-		if err := f.Publish(f.ctx, req); err != nil {
-			b.Fatal(err)
+		if err := engine.Publish(f.ctx, req); err != nil {
+			return err
 		}
 		publish += time.Since(start)
 		start = time.Now()
-		if err := f.Unpublish(f.ctx, req.VolumeID, req.Target); err != nil {
-			b.Fatal(err)
+		if err := engine.Unpublish(f.ctx, req.VolumeID, req.Target); err != nil {
+			return err
 		}
 		unpublish += time.Since(start)
 	}
@@ -39,4 +59,5 @@ func BenchmarkPublish(b *testing.B) {
 	}
 	b.ReportMetric(float64(publish.Microseconds())/float64(b.N), "µs/publish")
 	b.ReportMetric(float64(unpublish.Microseconds())/float64(b.N), "µs/unpublish")
+	return nil
 }

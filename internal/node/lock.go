@@ -21,7 +21,7 @@ func (l locks) try(name string) (unlock func(), err error) {
 	for {
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
 		if err != nil {
-			return nil, fmt.Errorf("lock: %w", err)
+			return nil, fmt.Errorf("lock: %w; look at the node plugin's state directory", withoutPath(err))
 		}
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			f.Close()

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/bpfvol/bpfvol/internal/podfs"
 	"github.com/bpfvol/bpfvol/internal/volume"
@@ -73,7 +74,7 @@ func (rs records) read(name string) (*Record, error) {
 		return nil, ErrUnknownVolume
 	}
 	if err != nil {
-		return nil, fmt.Errorf("record: %w", err)
+		return nil, recordError(err)
 	}
 	var r Record
 	if err := json.Unmarshal(data, &r); err != nil {
@@ -96,7 +97,7 @@ func (rs records) write(r *Record) (err error) {
 	path := rs.path(volume.FileName(r.VolumeID))
 	tmp, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
-		return fmt.Errorf("record: %w", err)
+		return recordError(err)
 	}
 	defer func() {
 		if err != nil {
@@ -105,19 +106,33 @@ func (rs records) write(r *Record) (err error) {
 	}()
 	_, werr := tmp.Write(append(data, '\n'))
 	if err := errors.Join(werr, tmp.Sync(), tmp.Close()); err != nil {
-		return fmt.Errorf("record: %w", err)
+		return recordError(err)
 	}
 	if err := os.Rename(tmp.Name(), path); err != nil {
-		return fmt.Errorf("record: %w", err)
+		return recordError(err)
 	}
 	return nil
+}
+
+// recordError leaves out the path, which names the volume.
+func recordError(err error) error {
+	return fmt.Errorf("record: %w; look at the node plugin's state directory", withoutPath(err))
+}
+
+// withoutPath is the kernel's answer alone, where there is one.
+func withoutPath(err error) error {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
 }
 
 // remove drops the record, and what a crash left of one that was being written.
 func (rs records) remove(name string) error {
 	for _, path := range []string{rs.path(name) + ".tmp", rs.path(name)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("record: %w", err)
+			return recordError(err)
 		}
 	}
 	return nil
