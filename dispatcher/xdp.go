@@ -46,7 +46,7 @@ func (s *site) startXDP(prog *ebpf.Program, mode volume.XDPMode) error {
 		case errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOMEM):
 			return fmt.Errorf("%s: %w", s.Point, err)
 		case errors.Is(err, unix.EOPNOTSUPP):
-			err = fmt.Errorf("driver: %w: %w", err, ebpf.ErrNotSupported)
+			err = fmt.Errorf("%w by the interface's driver", ebpf.ErrNotSupported)
 		}
 		if failed == nil {
 			failed = fmt.Errorf("%s mode: %w", mode, err)
