@@ -119,12 +119,19 @@ func (r *Root) findSignatures(ctx context.Context) (sources, error) {
 	if err := g.Wait(); err != nil {
 		return sources{}, err
 	}
+	s.referrers = r.store.candidates(listed)
+	return s, nil
+}
+
+// candidates returns the referrers worth fetching, the first so many.
+func (s *Store) candidates(listed []ocispec.Descriptor) []ocispec.Descriptor {
+	var out []ocispec.Descriptor
 	for _, d := range listed {
-		if mayHoldSignature(d) && d.Size <= r.store.limits.Signature && len(s.referrers) < r.store.limits.Signatures {
-			s.referrers = append(s.referrers, plain(d))
+		if mayHoldSignature(d) && d.Size <= s.limits.Signature && len(out) < s.limits.Signatures {
+			out = append(out, plain(d))
 		}
 	}
-	return s, nil
+	return out
 }
 
 // mayHoldSignature sorts out referrers that are certainly something else. Some registries say the type of the config
@@ -239,28 +246,25 @@ func (s *Store) keptSignatures(ref Reference, d digest.Digest) (*sources, error)
 	if err != nil {
 		return nil, err
 	}
-	var kept sources
+	list, found := now.byName[ref.Name()+":"+referrersTag(d)]
+	if !found {
+		return nil, nil
+	}
+	raw, err := s.layout.read(plain(list), s.limits.Manifest)
+	if errors.Is(err, errAbsent) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var index ocispec.Index
+	if err := json.Unmarshal(raw, &index); err != nil {
+		return nil, fmt.Errorf("%w: list of referrers in the cache", ErrUnsupported)
+	}
+	kept := sources{referrers: s.candidates(index.Manifests)}
 	if tagged, found := now.byName[ref.Name()+":"+signatureTag(d)]; found {
 		tagged = plain(tagged)
 		kept.tagged = &tagged
-	}
-	list, found := now.byName[ref.Name()+":"+referrersTag(d)]
-	if !found && kept.tagged == nil {
-		return nil, nil
-	}
-	if found {
-		raw, err := s.layout.read(plain(list), s.limits.Manifest)
-		if errors.Is(err, errAbsent) {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		var index ocispec.Index
-		if err := json.Unmarshal(raw, &index); err != nil {
-			return nil, fmt.Errorf("%w: list of referrers in the cache", ErrUnsupported)
-		}
-		kept.referrers = index.Manifests
 	}
 	return &kept, nil
 }

@@ -103,6 +103,26 @@ func TestSignaturesOfEachFormatAreFound(t *testing.T) {
 	}
 }
 
+// Whoever pulls the signature tag as if it were an image has not made the node look for signatures.
+func TestPulledSignatureTagIsNoLookup(t *testing.T) {
+	reg := imagetest.Start(t)
+	ref := signed(t, reg)
+	store := imagetest.Store(t, reg.Host)
+	root, err := resolve(t, store, ref, image.PullOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tag := ref
+	tag.Tag = "sha256-" + root.Digest.Encoded() + ".sig"
+	wantError(t, open(t, store, tag), image.ErrNoObject, "")
+	wantSignatures(t, root, false, three())
+	never, err := resolve(t, store, ref, image.PullOptions{Policy: volume.PullNever})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantSignatures(t, never, false, three())
+}
+
 func TestPullAlwaysLooksForSignaturesEachTime(t *testing.T) {
 	reg := imagetest.Start(t)
 	ref := imagetest.Reference(t, reg.Host+"/acme/count:v1")
