@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -168,11 +167,7 @@ func TestUretprobeExampleRuns(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
 		t.Skip("the example's object is for amd64")
 	}
-	hostid, err := exec.LookPath("hostid")
-	if err != nil {
-		t.Skip(err)
-	}
-	libc := library(t, hostid, "libc.so")
+	hostid, libc := nodetest.Hostid(t)
 	stats, err := ebpf.EnableStats(uint32(unix.BPF_STATS_RUN_TIME))
 	if err != nil {
 		t.Fatal(err)
@@ -198,26 +193,6 @@ func TestUretprobeExampleRuns(t *testing.T) {
 	if len(points) != 1 || len(points[0].Members) != 1 || points[0].Members[0].Runs != 3 {
 		t.Errorf("status shows %+v, want one program with 3 runs", points)
 	}
-}
-
-// library returns the file from which a program gets a shared library.
-func library(t *testing.T, program, name string) string {
-	t.Helper()
-	out, err := exec.Command("ldd", program).Output()
-	if err != nil {
-		t.Skipf("ldd %s: %v", program, err)
-	}
-	for line := range strings.Lines(string(out)) {
-		if fields := strings.Fields(line); strings.Contains(line, name) && len(fields) > 2 {
-			path, err := filepath.EvalSymlinks(fields[2])
-			if err != nil {
-				t.Fatal(err)
-			}
-			return path
-		}
-	}
-	t.Skipf("%s has no %s", program, name)
-	return ""
 }
 
 // What this version cannot run is refused with the reason, and leaves nothing.

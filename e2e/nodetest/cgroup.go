@@ -3,7 +3,6 @@
 package nodetest
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"net"
@@ -83,8 +82,6 @@ const actionArg = "nodetest-action"
 //
 //	udp ADDRESS N    send N datagrams
 //	tcp ADDRESS      connect, print a line, hold the connection until standard input ends
-//	spin             use a CPU until standard input ends
-//	sleep            wait until standard input ends
 func act(args []string) {
 	if len(args) < 3 || args[1] != actionArg {
 		return
@@ -125,12 +122,8 @@ func do(action string, args []string) error {
 		}
 		defer c.Close()
 		fmt.Println("connected")
-	case "spin":
-		go func() {
-			for {
-			}
-		}()
+		_, err = io.Copy(io.Discard, os.Stdin)
+		return err
 	}
-	_, err := io.Copy(io.Discard, bufio.NewReader(os.Stdin))
-	return err
+	return fmt.Errorf("no action %q", action)
 }

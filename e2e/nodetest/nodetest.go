@@ -97,6 +97,9 @@ func Start(t testing.TB, opts Options) *Node {
 	}
 	n := &Node{Stack: s}
 	t.Cleanup(func() {
+		if n.Kubelet != nil {
+			n.Kubelet.Close()
+		}
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
@@ -134,8 +137,10 @@ func (n *Node) StartDaemon(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if n.Kubelet != nil {
+		n.Kubelet.Close()
+	}
 	n.Kubelet = k
-	t.Cleanup(func() { k.Close() })
 }
 
 // StopDaemon sends sig and waits for the end. With SIGTERM the daemon must end with status 0.
