@@ -50,10 +50,6 @@ func about(method string, req any) []any {
 	return values
 }
 
-// maxVerifierLog bounds what one rejection writes to the log: whoever may name an image can have it refused as often as
-// he likes. The reason stands at the end.
-const maxVerifierLog = 1 << 20
-
 func logEnd(log klog.Logger, err error, took time.Duration) {
 	code := CodeOf(err)
 	if err == nil {
@@ -61,7 +57,7 @@ func logEnd(log klog.Logger, err error, took time.Duration) {
 		return
 	}
 	if v, ok := errors.AsType[*loader.VerifierError](err); ok {
-		log.Info("program rejected by the verifier", "program", v.Program, "log", tail(v.Log, maxVerifierLog))
+		log.Info("program rejected by the verifier", "program", v.Program, "log", v.Log) // bounded by the loader
 	}
 	if expected(code) {
 		log.V(2).Info("call refused", "code", code.String(), "duration", took, "err", err)

@@ -138,7 +138,8 @@ func TestLogHidesSecrets(t *testing.T) {
 
 // The event has one line of what the verifier wrote; who wrote the program needs it all.
 func TestVerifierLogIsLogged(t *testing.T) {
-	rejected := &loader.VerifierError{Program: "count", Line: "invalid access", Log: strings.Repeat("0: r0 = 0\n", 2*maxVerifierLog/10) + "invalid access"}
+	const lines = 200_000
+	rejected := &loader.VerifierError{Program: "count", Line: "invalid access", Log: strings.Repeat("0: r0 = 0\n", lines) + "invalid access"}
 	engine := &fakeEngine{publish: func(context.Context, node.Request) error { return fmt.Errorf("load: %w", rejected) }}
 	var text strings.Builder
 	r := serve(t, textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(&text))), Options{Engine: engine})
@@ -149,10 +150,7 @@ func TestVerifierLogIsLogged(t *testing.T) {
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
-	if got := text.String(); !strings.Contains(got, "r0 = 0") || !strings.Contains(got, "invalid access") {
-		t.Errorf("the log lacks the verifier's: %.1000s", got)
-	}
-	if text.Len() > 2*maxVerifierLog {
-		t.Errorf("one rejection fills %d bytes of log", text.Len())
+	if got := text.String(); strings.Count(got, "0: r0 = 0") != lines || !strings.Contains(got, "invalid access") {
+		t.Errorf("the log lacks part of the verifier's: %.1000s", got)
 	}
 }

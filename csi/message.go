@@ -46,13 +46,3 @@ func cut(text string, limit int) string {
 	}
 	return text[:end] + ellipsis
 }
-
-// tail is the last lines of text, at most limit bytes.
-func tail(text string, limit int) string {
-	if len(text) <= limit {
-		return text
-	}
-	text = text[len(text)-limit:]
-	_, text, _ = strings.Cut(text, "\n")
-	return ellipsis + "\n" + text
-}

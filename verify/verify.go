@@ -22,7 +22,6 @@ package verify
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/opencontainers/go-digest"
 
@@ -67,42 +66,8 @@ func (s Signed) Reference() image.Reference { return s.ref }
 // Grants lists every policy that the image satisfies: signed ones first, each group in the order Check was given.
 func (s Signed) Grants() []Grant { return append([]Grant(nil), s.grants...) }
 
-// Bytecode is an object whose image passed a policy. Only Open makes one, so bytes that were not verified cannot
-// reach package loader.
-type Bytecode struct {
-	object image.Object
-	signed Signed
-}
-
-// ELF returns the object's bytes. The caller must not change them.
-func (b Bytecode) ELF() []byte { return b.object.ELF }
-
-// Object returns what the image says of the object.
-func (b Bytecode) Object() image.Object { return b.object }
-
-// Signed says by which policies and by whom.
-func (b Bytecode) Signed() Signed { return b.signed }
-
 // source is what is asked of an image.Root; tests stand in for the registry behind it.
 type source interface {
 	Signatures(ctx context.Context, fresh bool) ([]image.Signature, error)
 	Object(ctx context.Context) (image.Object, error)
-}
-
-// Open reads the object of an image that passed Check. The bytes are hashed again here, whatever the cache says.
-func Open(ctx context.Context, s Signed) (Bytecode, error) {
-	if s.root == nil || len(s.grants) == 0 {
-		return Bytecode{}, &DeniedError{Image: display(s.ref, s.digest), Cause: "it was not checked against a policy"}
-	}
-	o, err := s.root.Object(ctx)
-	if err != nil {
-		return Bytecode{}, err
-	}
-	if o.Root != s.digest {
-		return Bytecode{}, fmt.Errorf("image %s: object of %s: %w", display(s.ref, s.digest), o.Root, image.ErrDigestMismatch)
-	}
-	if got := digest.FromBytes(o.ELF); got != o.Digest {
-		return Bytecode{}, fmt.Errorf("image %s: object %s has %s: %w", display(s.ref, s.digest), o.Digest, got, image.ErrDigestMismatch)
-	}
-	return Bytecode{object: o, signed: s}, nil
 }

@@ -46,7 +46,6 @@ var benches = []string{
 	"e2e",
 	"internal/archtest",
 	"internal/bpftest",
-	"internal/deps",
 	"internal/image/imagetest",
 	"internal/kubelet",
 }
