@@ -178,7 +178,7 @@ func refused(prog *ebpf.ProgramSpec, err error) error {
 // or program.
 func describeLoad(err error) error {
 	text := "load: " + printable(err.Error())
-	_, isErrno := errnoOf(err).(syscall.Errno)
+	isErrno := errors.As(err, new(syscall.Errno))
 	switch {
 	case errors.Is(err, syscall.ENOMEM), errors.Is(err, syscall.E2BIG):
 		text = strings.ReplaceAll(text, syscall.E2BIG.Error(), "over the kernel's limit") // "argument list too long"

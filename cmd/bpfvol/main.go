@@ -73,9 +73,9 @@ In Kubernetes the node plugin does it for pods (bpfvol serve). On one machine:
   cat /run/count/json/flows
 
 Every flag can be given as environment variable: --state-dir as BPFVOL_STATE_DIR.`),
-		Version:           version,
-		SilenceUsage:      true,
-		SilenceErrors:     true,
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Name() != "serve" { // the daemon logs; a command prints what its user must know
 				cmd.SetContext(klog.NewContext(cmd.Context(), logr.Discard()))

@@ -178,7 +178,7 @@ func TestReasonsSayWhatTheAnswerMeans(t *testing.T) {
 		"not built in": {root, fmt.Errorf("attach: %w", unix.EINVAL), "attach: invalid argument: this kernel lacks it", "a kernel with CONFIG_X"},
 		"no advice of libraries": {process{}, fmt.Errorf("load program: %w"+advice, unix.EPERM),
 			"load program: operation not permitted: this process has no CAP_NET_ADMIN, CAP_BPF", "run as root, in a pod privileged, or with CAP_NET_ADMIN, CAP_BPF"},
-		"one line": {root, errors.New("load: bad\nverifier log\n"), "load: bad", "see the kernel's log; this answer is none that bpfvol knows"},
+		"one line": {root, fmt.Errorf("load: bad%s", "\nverifier log\n"), "load: bad", "see the kernel's log; this answer is none that bpfvol knows"},
 		"long":     {root, errors.New(strings.Repeat("x", 1000)), strings.Repeat("x", 300) + "...", "see the kernel's log; this answer is none that bpfvol knows"},
 	} {
 		t.Run(name, func(t *testing.T) {

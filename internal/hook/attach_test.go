@@ -84,7 +84,7 @@ func newCgroup(t testing.TB) string {
 	if err != nil || len(mounts) == 0 {
 		t.Skipf("cgroup2 is not mounted: %v", err)
 	}
-	dir, err := os.MkdirTemp(mounts[0], "bpfvol-test-")
+	dir, err := os.MkdirTemp(mounts[0], "bpfvol-test-") //nolint:usetesting // a cgroup can be made only below a cgroup
 	if err != nil {
 		t.Skipf("make a cgroup: %v", err)
 	}

@@ -89,7 +89,7 @@ func classify(host string, err error) error {
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
 		return answered(host, 401)
 	case errors.Is(err, content.ErrMismatchedDigest), errors.Is(err, content.ErrTrailingData):
-		return fmt.Errorf("%w: sent by registry %s", ErrDigestMismatch, host)
+		return fmt.Errorf("%w: sent by registry %s; push the image again", ErrDigestMismatch, host)
 	case errors.Is(err, errdef.ErrSizeExceedsLimit), errors.Is(err, errdef.ErrTooManyPages):
 		return fmt.Errorf("%w: answer of registry %s", ErrTooLarge, host)
 	case errors.As(err, &dns):

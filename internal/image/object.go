@@ -204,7 +204,7 @@ func (s *Store) fetch(ctx context.Context, p *pull, d ocispec.Descriptor, most i
 		rc, err := r.Fetch(ctx, d)
 		if err != nil && !typed(err) && !errors.Is(err, errdef.ErrNotFound) && ctx.Err() == nil {
 			// The client knows every other error: oras saw headers of something else.
-			return fmt.Errorf("%w: sent by registry %s", ErrDigestMismatch, r.Reference.Registry)
+			return fmt.Errorf("%w: sent by registry %s; push the image again", ErrDigestMismatch, r.Reference.Registry)
 		}
 		if err != nil {
 			return err

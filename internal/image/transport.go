@@ -186,7 +186,7 @@ func (c *client) readManifest(resp *http.Response, asked string) (*http.Response
 	for _, claim := range []string{asked, resp.Header.Get(digestHeader)} {
 		want, err := digest.Parse(claim)
 		if err == nil && want.Algorithm().FromBytes(body) != want {
-			return nil, fmt.Errorf("%w: registry %s sent a manifest that is not %s", ErrDigestMismatch, c.host, want)
+			return nil, fmt.Errorf("%w: registry %s sent a manifest that is not %s; push the image again", ErrDigestMismatch, c.host, want)
 		}
 		if err == nil && claim == asked {
 			got = want

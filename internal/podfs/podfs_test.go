@@ -256,7 +256,7 @@ func TestTargets(t *testing.T) {
 		if tc.want != nil && !errors.As(err, new(*TargetError)) {
 			t.Errorf("Check %s: %T, want *TargetError", tc.target, err)
 		}
-		if tc.want == ErrTarget && strings.Contains(err.Error(), base) {
+		if errors.Is(tc.want, ErrTarget) && strings.Contains(err.Error(), base) {
 			t.Errorf("Check %s: the message differs from pod to pod: %v", tc.target, err)
 		}
 		before := files(t, base)
@@ -268,7 +268,7 @@ func TestTargets(t *testing.T) {
 			if diff := cmp.Diff(before, files(t, base)); diff != "" {
 				t.Errorf("Mount %s changed (-before +after):\n%s", tc.target, diff)
 			}
-			if tc.want == ErrTarget && tc.target != "pods/no/parent" && !strings.Contains(tc.target, "below") {
+			if errors.Is(tc.want, ErrTarget) && tc.target != "pods/no/parent" && !strings.Contains(tc.target, "below") {
 				if err := Unmount(target); !errors.Is(err, ErrTarget) {
 					t.Errorf("Unmount %s: %v, want ErrTarget", tc.target, err)
 				}
