@@ -3,12 +3,12 @@
 package loader
 
 import (
-	"maps"
 	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
 
+	"github.com/bpfvol/bpfvol/internal/hook"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
@@ -79,41 +79,6 @@ func fit(prog *ebpf.ProgramSpec, h volume.Hook) (volume.Hook, loadAs, error) {
 	return h, as, nil
 }
 
-// cgroupAttach is what Cgroup.Attach may say, as the sections of libbpf do after "cgroup/" (or "cgroup_").
-var cgroupAttach = map[string]struct {
-	Type   ebpf.ProgramType
-	Attach ebpf.AttachType
-}{
-	"skb/ingress":      {ebpf.CGroupSKB, ebpf.AttachCGroupInetIngress},
-	"skb/egress":       {ebpf.CGroupSKB, ebpf.AttachCGroupInetEgress},
-	"sock_create":      {ebpf.CGroupSock, ebpf.AttachCGroupInetSockCreate},
-	"sock_release":     {ebpf.CGroupSock, ebpf.AttachCgroupInetSockRelease},
-	"post_bind4":       {ebpf.CGroupSock, ebpf.AttachCGroupInet4PostBind},
-	"post_bind6":       {ebpf.CGroupSock, ebpf.AttachCGroupInet6PostBind},
-	"bind4":            {ebpf.CGroupSockAddr, ebpf.AttachCGroupInet4Bind},
-	"bind6":            {ebpf.CGroupSockAddr, ebpf.AttachCGroupInet6Bind},
-	"connect4":         {ebpf.CGroupSockAddr, ebpf.AttachCGroupInet4Connect},
-	"connect6":         {ebpf.CGroupSockAddr, ebpf.AttachCGroupInet6Connect},
-	"connect_unix":     {ebpf.CGroupSockAddr, ebpf.AttachCgroupUnixConnect},
-	"sendmsg4":         {ebpf.CGroupSockAddr, ebpf.AttachCGroupUDP4Sendmsg},
-	"sendmsg6":         {ebpf.CGroupSockAddr, ebpf.AttachCGroupUDP6Sendmsg},
-	"sendmsg_unix":     {ebpf.CGroupSockAddr, ebpf.AttachCgroupUnixSendmsg},
-	"recvmsg4":         {ebpf.CGroupSockAddr, ebpf.AttachCGroupUDP4Recvmsg},
-	"recvmsg6":         {ebpf.CGroupSockAddr, ebpf.AttachCGroupUDP6Recvmsg},
-	"recvmsg_unix":     {ebpf.CGroupSockAddr, ebpf.AttachCgroupUnixRecvmsg},
-	"getpeername4":     {ebpf.CGroupSockAddr, ebpf.AttachCgroupInet4GetPeername},
-	"getpeername6":     {ebpf.CGroupSockAddr, ebpf.AttachCgroupInet6GetPeername},
-	"getpeername_unix": {ebpf.CGroupSockAddr, ebpf.AttachCgroupUnixGetpeername},
-	"getsockname4":     {ebpf.CGroupSockAddr, ebpf.AttachCgroupInet4GetSockname},
-	"getsockname6":     {ebpf.CGroupSockAddr, ebpf.AttachCgroupInet6GetSockname},
-	"getsockname_unix": {ebpf.CGroupSockAddr, ebpf.AttachCgroupUnixGetsockname},
-	"sysctl":           {ebpf.CGroupSysctl, ebpf.AttachCGroupSysctl},
-	"getsockopt":       {ebpf.CGroupSockopt, ebpf.AttachCGroupGetsockopt},
-	"setsockopt":       {ebpf.CGroupSockopt, ebpf.AttachCGroupSetsockopt},
-	"dev":              {ebpf.CGroupDevice, ebpf.AttachCGroupDevice},
-	"sockops":          {ebpf.SockOps, ebpf.AttachCGroupSockOps},
-}
-
 func fitCgroup(prog *ebpf.ProgramSpec, h *volume.Cgroup) (volume.Hook, loadAs, error) {
 	name := h.Attach
 	if name == "" {
@@ -126,46 +91,45 @@ func fitCgroup(prog *ebpf.ProgramSpec, h *volume.Cgroup) (volume.Hook, loadAs, e
 		}
 		return nil, loadAs{}, mismatch(prog, "cgroup")
 	}
-	how, ok := cgroupAttach[name]
-	if !ok {
-		known := slices.Sorted(maps.Keys(cgroupAttach))
-		return nil, loadAs{}, invalid("program %s: unknown cgroup.attach %s; known: %s", quote(prog.Name), quote(name), strings.Join(known, ", "))
+	attach, typ, err := hook.CgroupType(name)
+	if err != nil {
+		return nil, loadAs{}, invalid("program %s: %v", quote(prog.Name), err)
 	}
-	if how.Type != prog.Type {
+	if typ != prog.Type {
 		return nil, loadAs{}, mismatch(prog, "cgroup "+name)
 	}
 	filled := *h
 	filled.Attach = name
-	return &filled, loadAs{attach: how.Attach}, nil
+	return &filled, loadAs{attach: attach}, nil
 }
 
-// cgroupBySection returns the name of cgroupAttach that prog's section says, or "".
+// cgroupBySection returns the attach type of cgroups that prog's section says, or "".
 func cgroupBySection(prog *ebpf.ProgramSpec) string {
-	for name, how := range cgroupAttach {
-		if how.Type == prog.Type && how.Attach == prog.AttachType {
-			// Section "cgroup/skb" says AttachNone, which is the number of AttachCGroupInetIngress.
-			if prog.Type == ebpf.CGroupSKB && !strings.HasSuffix(prog.SectionName, name) {
-				continue
-			}
-			return name
+	for _, name := range volume.CgroupAttachTypes {
+		attach, typ, err := hook.CgroupType(name)
+		if err != nil || typ != prog.Type || attach != prog.AttachType {
+			continue
 		}
+		// Section "cgroup/skb" says AttachNone, which is the number of AttachCGroupInetIngress.
+		if prog.Type == ebpf.CGroupSKB && !strings.HasSuffix(prog.SectionName, name) {
+			continue
+		}
+		return name
 	}
 	return ""
 }
 
 func isCgroup(t ebpf.ProgramType) bool {
-	for _, how := range cgroupAttach {
-		if how.Type == t {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(volume.CgroupAttachTypes, func(name string) bool {
+		_, typ, err := hook.CgroupType(name)
+		return err == nil && typ == t
+	})
 }
 
-func mismatch(prog *ebpf.ProgramSpec, hook string) error {
+func mismatch(prog *ebpf.ProgramSpec, where string) error {
 	fix := "attach another program there"
 	if says := bySection(prog); says.example != "" {
 		fix = "attach it as " + says.example
 	}
-	return invalid("program %s: hook %s does not take programs of section %s; %s", quote(prog.Name), hook, quote(prog.SectionName), fix)
+	return invalid("program %s: hook %s does not take programs of section %s; %s", quote(prog.Name), where, quote(prog.SectionName), fix)
 }
