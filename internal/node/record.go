@@ -138,10 +138,10 @@ func (rs records) remove(name string) error {
 	return nil
 }
 
-// names lists the volumes that have a record, whole or half-written.
+// names lists the volumes that have a record, whole or half-written. Before the first publish there is no directory.
 func (rs records) names() ([]string, error) {
 	entries, err := os.ReadDir(rs.dir)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("records: %w", err)
 	}
 	var names []string

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package events tests what a user sees when something is wrong: bad input of every kind goes over the CSI socket to
+// the real `bpfvol serve`, and each answer is compared with code and text, and with docs/events.md. Each leaves nothing
+// behind.
+package events
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/bpfvol/bpfvol/internal/bpftest"
+)
+
+func TestMain(m *testing.M) { os.Exit(bpftest.Run(isolated{m})) }
+
+// binVariable holds the path of bpfvol in the process that runs the tests.
+const binVariable = "BPFVOL_TEST_BIN"
+
+// isolated runs the tests in a process that has a network namespace of its own, with lo, and eth0 joined to eth1: so
+// that daemon, registry and tests are together there, and nowhere else.
+type isolated struct{ m *testing.M }
+
+func (i isolated) Run() int {
+	if os.Geteuid() != 0 {
+		return i.m.Run()
+	}
+	run := outside
+	if os.Getenv(binVariable) != "" {
+		run = func() error { return inside(i.m) }
+	}
+	err := run()
+	var failed *exec.ExitError
+	if errors.As(err, &failed) {
+		return failed.ExitCode()
+	} else if err != nil {
+		fmt.Fprintln(os.Stderr, "events:", err)
+		return 1
+	}
+	return 0
+}
+
+func outside() error {
+	dir, err := os.MkdirTemp("", "bpfvol-bin-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	bin := filepath.Join(dir, "bpfvol")
+	build := exec.Command("go", "build", "-o", bin, "../../cmd/bpfvol")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w: %s", err, out)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	tests := exec.Command(self, os.Args[1:]...)
+	tests.Env = append(os.Environ(), binVariable+"="+bin)
+	tests.Stdout, tests.Stderr = os.Stdout, os.Stderr
+	tests.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	return tests.Run()
+}
+
+func inside(m *testing.M) error {
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth1"}); err != nil {
+		return fmt.Errorf("eth0: %w", err)
+	}
+	for _, name := range []string{"lo", "eth0", "eth1"} {
+		l, err := netlink.LinkByName(name)
+		if err == nil {
+			err = netlink.LinkSetUp(l)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	os.Exit(m.Run())
+	return nil
+}
