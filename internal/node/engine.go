@@ -126,19 +126,24 @@ func Open(opts Options) (*Engine, error) {
 	if err := ensureBPFFS(opts.BPFFSDir); err != nil {
 		return nil, err
 	}
-	points := filepath.Join(opts.BPFFSDir, "points")
-	for _, dir := range []string{filepath.Join(opts.BPFFSDir, "volumes"), points} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+	for _, dir := range []string{"volumes", "points"} {
+		if err := os.MkdirAll(filepath.Join(opts.BPFFSDir, dir), 0o700); err != nil {
 			return nil, fmt.Errorf("pins: %w", err)
 		}
 	}
+	return Look(opts), nil
+}
+
+// Look makes an engine for List and Status alone. It creates and mounts nothing: where nothing was ever published,
+// both are empty.
+func Look(opts Options) *Engine {
 	return &Engine{
 		opts:    opts,
-		points:  dispatcher.New(points),
+		points:  dispatcher.New(filepath.Join(opts.BPFFSDir, "points")),
 		records: records{dir: filepath.Join(opts.StateDir, "volumes")},
 		locks:   locks{dir: filepath.Join(opts.StateDir, "locks")},
 		types:   btf.NewCache(),
-	}, nil
+	}
 }
 
 // pins is where a volume's maps, programs and links are pinned. name is volume.FileName of its id.

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/klog/v2"
+
+	"github.com/bpfvol/bpfvol/dispatcher"
+	"github.com/bpfvol/bpfvol/internal/hook"
+	"github.com/bpfvol/bpfvol/internal/podfs"
+	"github.com/bpfvol/bpfvol/internal/volume"
+	"github.com/bpfvol/bpfvol/loader"
+)
+
+// apply makes the effects, in this order: record, programs and maps with their pins, attachments, mount, record.
+// On an error the caller tears down.
+func (e *Engine) apply(ctx context.Context, name string, v *decided, rec *Record) error {
+	if err := e.records.write(rec); err != nil {
+		return err
+	}
+	e.reached(StageRecorded)
+
+	coll, err := loader.Load(ctx, v.object, loader.Options{Types: e.types})
+	if err != nil {
+		return err
+	}
+	defer coll.Close()
+	if err := coll.Pin(e.pins(name)); err != nil {
+		return err
+	}
+	e.reached(StageLoaded)
+
+	content, err := v.content(coll, rec)
+	if err != nil {
+		return err
+	}
+	// Building what the pod will see leaves nothing behind, and attaching mostly waits for the kernel.
+	var tree *podfs.Tree
+	var building errgroup.Group
+	building.Go(func() (err error) {
+		tree, err = podfs.Build(ctx, content, podfs.Options{Types: e.types, Root: e.opts.TargetRoot})
+		return err
+	})
+	err = e.attachAll(ctx, name, v.members, coll)
+	err = errors.Join(err, building.Wait())
+	if tree != nil {
+		defer tree.Close()
+	}
+	if err != nil {
+		return err
+	}
+	e.reached(StageAttached)
+	if err := tree.Mount(rec.Target); err != nil {
+		return err
+	}
+	e.reached(StageMounted)
+
+	if rec.Files, err = podfs.Stats(rec.Target); err != nil {
+		return err
+	}
+	rec.State = statePublished
+	if err := e.records.write(rec); err != nil {
+		return err
+	}
+	e.reached(StagePublished)
+	return nil
+}
+
+func (e *Engine) attachAll(ctx context.Context, name string, members []member, coll *loader.Collection) error {
+	if err := os.Mkdir(filepath.Join(e.pins(name), "links"), 0o700); err != nil {
+		return fmt.Errorf("pins: %w", err)
+	}
+	for i, m := range members {
+		if err := e.attach(ctx, name, i, m, coll); err != nil {
+			return fmt.Errorf("program %q: %w", m.program, e.withOwner(err))
+		}
+	}
+	return nil
+}
+
+// attach runs one member: by the dispatcher where several must share one program, else by links of its own.
+func (e *Engine) attach(ctx context.Context, name string, i int, m member, coll *loader.Collection) error {
+	prog := coll.Programs[m.program]
+	if m.point != nil {
+		asked := dispatcher.Member{Volume: name, Program: m.program}
+		mode := volume.XDPAuto
+		switch h := m.hook.(type) {
+		case *volume.XDP:
+			asked.Priority, asked.ProceedOn, mode = h.Priority, h.ProceedOn, h.Mode
+		case *volume.TC:
+			asked.Priority, asked.ProceedOn = h.Priority, h.ProceedOn
+		}
+		at, err := e.points.Attach(ctx, *m.point, mode, asked, prog)
+		if err != nil {
+			return err
+		}
+		klog.FromContext(ctx).V(4).Info("program attached", "program", m.program, "point", m.hook.String(), "mode", at.Mode)
+		return nil
+	}
+	links, err := hook.Attach(prog, m.hook)
+	if err != nil {
+		return err
+	}
+	for j, l := range links {
+		err = errors.Join(err, l.Pin(filepath.Join(e.pins(name), "links", fmt.Sprintf("%d-%d-%s", i, j, m.program))), l.Close())
+	}
+	return err
+}
+
+// withOwner adds to "the point is taken" whose program holds it, so that people can talk to each other.
+func (e *Engine) withOwner(err error) error {
+	var full *dispatcher.FullError
+	if !errors.As(err, &full) {
+		return err
+	}
+	rec, rerr := e.records.read(full.Holder.Volume)
+	if rerr != nil || rec.Pod.Name == "" {
+		return err
+	}
+	return fmt.Errorf("%w; it belongs to pod %s/%s", err, rec.Pod.Namespace, rec.Pod.Name)
+}
+
+// content is what the target will show.
+func (v *decided) content(coll *loader.Collection, rec *Record) (podfs.Content, error) {
+	types, err := v.object.TypesBTF()
+	if err != nil {
+		return podfs.Content{}, err
+	}
+	c := podfs.Content{
+		Volume: podfs.Volume{
+			Image:    podfs.Image{Reference: rec.Image, Digest: rec.Digest.String()},
+			Signer:   rec.Signer,
+			Programs: rec.Programs,
+		},
+		Types: types,
+		Group: rec.Group,
+	}
+	for _, m := range v.object.Maps() {
+		if m.Shown {
+			c.Maps = append(c.Maps, podfs.Map{Name: m.Name, Map: coll.Maps[m.Name], Key: m.Key, Value: m.Value, Access: m.Access})
+		}
+	}
+	slices.SortFunc(c.Maps, func(a, b podfs.Map) int { return strings.Compare(a.Name, b.Name) })
+	return c, nil
+}
