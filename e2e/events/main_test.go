@@ -34,44 +34,47 @@ func (i isolated) Run() int {
 	}
 	run := outside
 	if os.Getenv(binVariable) != "" {
-		run = func() error { return inside(i.m) }
+		run = i.inside
 	}
-	err := run()
-	var failed *exec.ExitError
-	if errors.As(err, &failed) {
-		return failed.ExitCode()
-	} else if err != nil {
+	code, err := run()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "events:", err)
 		return 1
 	}
-	return 0
+	return code
 }
 
-func outside() error {
+// outside builds bpfvol and runs this program again.
+func outside() (code int, err error) {
 	dir, err := os.MkdirTemp("", "bpfvol-bin-")
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer os.RemoveAll(dir)
 	bin := filepath.Join(dir, "bpfvol")
 	build := exec.Command("go", "build", "-o", bin, "../../cmd/bpfvol")
 	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build: %w: %s", err, out)
+		return 0, fmt.Errorf("go build: %w: %s", err, out)
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	tests := exec.Command(self, os.Args[1:]...)
 	tests.Env = append(os.Environ(), binVariable+"="+bin)
 	tests.Stdout, tests.Stderr = os.Stdout, os.Stderr
 	tests.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	return tests.Run()
+	err = tests.Run()
+	var failed *exec.ExitError
+	if errors.As(err, &failed) {
+		return max(failed.ExitCode(), 1), nil
+	}
+	return 0, err
 }
 
-func inside(m *testing.M) error {
+func (i isolated) inside() (code int, err error) {
 	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth1"}); err != nil {
-		return fmt.Errorf("eth0: %w", err)
+		return 0, fmt.Errorf("eth0: %w", err)
 	}
 	for _, name := range []string{"lo", "eth0", "eth1"} {
 		l, err := netlink.LinkByName(name)
@@ -79,9 +82,8 @@ func inside(m *testing.M) error {
 			err = netlink.LinkSetUp(l)
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return 0, fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	os.Exit(m.Run())
-	return nil
+	return i.m.Run(), nil
 }
