@@ -66,6 +66,7 @@ spec:
   - key:
       data: |
         ` + strings.ReplaceAll(strings.TrimSpace(string(public)), "\n", "\n        ") + `
+  allow: {hooks: [xdp, tc, tracepoint, uprobe]}
   subjects: [team/app]
 `
 	policies, err := verify.ParsePolicies([]byte(policy), "acme.yaml", cosign.Compile)

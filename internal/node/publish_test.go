@@ -8,8 +8,10 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +19,9 @@ import (
 	"github.com/bpfvol/bpfvol/bpf"
 	"github.com/bpfvol/bpfvol/dispatcher"
 	"github.com/bpfvol/bpfvol/internal/bpftest"
+	"github.com/bpfvol/bpfvol/internal/hook"
 	"github.com/bpfvol/bpfvol/internal/podfs"
+	"github.com/bpfvol/bpfvol/loader"
 )
 
 func TestPublishRunsAndShowsMaps(t *testing.T) {
@@ -78,6 +82,43 @@ func TestPublishAgain(t *testing.T) {
 	getpgid(t, 1)
 	if got := hits(t, req.Target); got != before+1 {
 		t.Errorf("after the refused requests the map counted %d calls, want %d", got, before+1)
+	}
+}
+
+// Each fails at another effect. What a refusal before the first effect says is shown in e2e/events.
+func TestFailedPublishLeavesNothing(t *testing.T) {
+	f := newFixture(t)
+	hooks, rejected := f.signed(t, "hooks", hooks()), f.signed(t, "rejected", bpf.Rejected())
+	for what, c := range map[string]struct {
+		image, attach, mapEntries string
+		want                      func(error) bool
+	}{
+		"the verifier rejects": {rejected, "{program: rejected, xdp: {interface: lo}}", "", func(err error) bool { return errors.As(err, new(*loader.VerifierError)) }},
+		// More buckets than a hash can have: refused without an attempt to find the memory (htab_map_alloc).
+		"no memory for a map":  {hooks, onGetpgid, "{cookies: 2147483648}", isError(syscall.ENOMEM, syscall.E2BIG)},
+		"nothing to attach to": {hooks, "{program: on_tracepoint, tracepoint: syscalls/nothing}", "", isError(hook.ErrMissing)},
+		"the second of two":    {hooks, "[" + onGetpgid + ", {program: on_uprobe, uprobe: {path: /bin/sh, symbol: nothing}}]", "", isError(hook.ErrMissing)},
+	} {
+		t.Run(what, func(t *testing.T) {
+			req := f.request(t, c.image, c.attach)
+			if c.mapEntries != "" {
+				req.Attributes["mapEntries"] = c.mapEntries
+			}
+			if err := f.Publish(f.ctx, req); err == nil || !c.want(err) {
+				t.Errorf("error is %v", err)
+			}
+			f.wantNothing(t, req)
+			// The same volume works once what was wrong is right.
+			good := f.request(t, hooks, onGetpgid)
+			good.VolumeID, good.Target = req.VolumeID, req.Target
+			f.publish(t, good)
+		})
+	}
+}
+
+func isError(targets ...error) func(error) bool {
+	return func(err error) bool {
+		return slices.ContainsFunc(targets, func(target error) bool { return errors.Is(err, target) })
 	}
 }
 
