@@ -19,31 +19,6 @@ import (
 	"github.com/bpfvol/bpfvol/loader"
 )
 
-// layoutOptions say which OCI layout a build goes into. The default is the cache, where run and publish find it.
-type layoutOptions struct {
-	imageOptions
-	layout string
-}
-
-func (o *layoutOptions) flags(cmd *cobra.Command) {
-	o.imageOptions.flags(cmd)
-	cmd.Flags().StringVar(&o.layout, "layout", "", "OCI layout `DIR` to use instead of the cache")
-}
-
-func (o *layoutOptions) open(ctx context.Context) (*image.Store, error) {
-	if o.layout == "" {
-		return o.imageOptions.open(ctx)
-	}
-	var hosts image.Registries
-	if o.registries != "" {
-		var err error
-		if hosts, err = image.LoadRegistries(o.registries); err != nil {
-			return nil, err
-		}
-	}
-	return image.Open(image.Options{Dir: o.layout, Registries: hosts, Context: ctx})
-}
-
 type buildOptions struct {
 	layoutOptions
 	tag    string
@@ -61,7 +36,8 @@ func newBuild() *cobra.Command {
 		Long: strings.TrimSpace(`
 Build writes an OCI index with one manifest per architecture into the local image cache, tagged with -t.
 The architecture is read from the file name as clang and bpf2go users write it (count_x86_bpfel.o,
-count_arm64_bpfel.o, count.amd64.o); --arch says it for objects that run anywhere. The same files give the same digest.`),
+count_arm64_bpfel.o, count.amd64.o); --arch says it for objects that run anywhere. The same files give the same digest,
+which is printed as REF@DIGEST.`),
 		Example: "  bpfvol build count.bpf.o -t ghcr.io/acme/count:v1\n" +
 			"  bpfvol build count.bpf.o --arch amd64,arm64 -t ghcr.io/acme/count:v1 --push",
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -74,8 +50,10 @@ count_arm64_bpfel.o, count.amd64.o); --arch says it for objects that run anywher
 			return o.run(cmd.Context(), args, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	cmd.Flags().StringVarP(&o.tag, "tag", "t", "", "image reference to give it, such as ghcr.io/acme/count:v1")
-	cmd.Flags().StringSliceVar(&o.arch, "arch", nil, "architectures (GOARCH names) of a single FILE.o; default from its name, else this machine's")
+	cmd.ValidArgsFunction = completeObjects
+	cmd.Flags().StringVarP(&o.tag, "tag", "t", "", "`REF` to give it, such as ghcr.io/acme/count:v1; required")
+	cmd.Flags().StringSliceVar(&o.arch, "arch", nil, "`ARCH,...` (GOARCH names) that a single FILE.o runs on; default from its name, else this machine's")
+	fixed(cmd, "arch", goArchs()...)
 	cmd.Flags().BoolVar(&o.bpfman, "bpfman", false, "write bpfman's image format and labels")
 	cmd.Flags().BoolVar(&o.push, "push", false, "push after building")
 	o.layoutOptions.flags(cmd)
@@ -91,6 +69,7 @@ func (o *buildOptions) run(ctx context.Context, files []string, stdout, stderr i
 		return err
 	}
 	var objects []image.BuildInput
+	fileOf := map[string]string{} // by architecture
 	labels := map[string]map[string]string{}
 	for _, file := range files {
 		elf, err := os.ReadFile(file)
@@ -101,15 +80,24 @@ func (o *buildOptions) run(ctx context.Context, files []string, stdout, stderr i
 		if err != nil {
 			return fmt.Errorf("%s: %w", file, err)
 		}
-		archs, err := o.archs(file, len(files))
+		archs, guessed, err := o.archs(file, len(files))
 		if err != nil {
 			return err
+		}
+		if guessed {
+			fmt.Fprintf(stderr, "note: the name %s has no architecture; taken for %s, as this machine. If it runs anywhere: --arch amd64,arm64\n",
+				filepath.Base(file), archs[0])
 		}
 		words, err := bpfmanLabels(summary)
 		if err != nil {
 			return err
 		}
 		for _, arch := range archs {
+			if other, taken := fileOf[arch]; taken {
+				return &usageError{fmt.Errorf("build: %s and %s are both for %s; an image has one object for each architecture: "+
+					"make two images, or put the architecture into the names, like count_arm64_bpfel.o", other, file, arch)}
+			}
+			fileOf[arch] = file
 			objects = append(objects, image.BuildInput{Name: filepath.Base(file), Arch: arch, ELF: elf})
 			labels[arch] = words
 		}
@@ -125,7 +113,7 @@ func (o *buildOptions) run(ctx context.Context, files []string, stdout, stderr i
 	}
 	fmt.Fprintf(stdout, "%s@%s\n", ref.Name(), desc.Digest)
 	if o.push {
-		return pushImage(ctx, store, ref, stderr)
+		return o.explain(pushImage(ctx, store, ref, stderr), ref)
 	}
 	return nil
 }
@@ -138,31 +126,31 @@ var archNames = map[string]string{
 	"powerpc": "ppc64le", "ppc64le": "ppc64le", "s390": "s390x", "s390x": "s390x", "mips64le": "mips64le",
 }
 
-// archs returns the architectures that file is for.
-func (o *buildOptions) archs(file string, files int) ([]string, error) {
+// archs returns the architectures that file is for. Without --arch or a name that says it, that is a guess.
+func (o *buildOptions) archs(file string, files int) (archs []string, guessed bool, err error) {
 	if len(o.arch) > 0 {
 		if files > 1 {
-			return nil, &usageError{errors.New("build: --arch goes with one FILE.o; with several, name them like count_arm64_bpfel.o")}
+			return nil, false, &usageError{errors.New("build: --arch goes with one FILE.o; with several, name them like count_arm64_bpfel.o")}
 		}
 		for _, arch := range o.arch {
 			if !slices.Contains(goArchs(), arch) {
-				return nil, &usageError{fmt.Errorf("build: --arch %s: unknown; use %s", arch, strings.Join(goArchs(), ", "))}
+				return nil, false, &usageError{fmt.Errorf("build: --arch %s: unknown; use %s", arch, strings.Join(goArchs(), ", "))}
 			}
 		}
-		return o.arch, nil
+		return o.arch, false, nil
 	}
 	base := strings.TrimSuffix(filepath.Base(file), ".o")
 	for _, word := range strings.FieldsFunc(base, func(r rune) bool { return r == '.' || r == '-' }) {
 		if arch, ok := archNames[word]; ok {
-			return []string{arch}, nil
+			return []string{arch}, false, nil
 		}
 		for _, part := range strings.Split(word, "_") {
 			if arch, ok := archNames[part]; ok {
-				return []string{arch}, nil
+				return []string{arch}, false, nil
 			}
 		}
 	}
-	return []string{runtime.GOARCH}, nil
+	return []string{runtime.GOARCH}, true, nil
 }
 
 func goArchs() []string {
@@ -180,6 +168,7 @@ func newPush() *cobra.Command {
 		Use:     "push IMAGE",
 		GroupID: "image",
 		Short:   "Send a built image with its signatures to its registry",
+		Example: "  bpfvol push ghcr.io/acme/count:v1",
 		Args:    exactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ref, err := image.ParseReference(args[0])
@@ -191,8 +180,9 @@ func newPush() *cobra.Command {
 				return err
 			}
 			defer store.Close()
-			return pushImage(cmd.Context(), store, ref, cmd.ErrOrStderr())
+			return o.explain(pushImage(cmd.Context(), store, ref, cmd.ErrOrStderr()), ref)
 		},
+		ValidArgsFunction: completeImage,
 	}
 	o.flags(cmd)
 	return cmd

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 
 	"github.com/cilium/ebpf"
@@ -61,30 +62,15 @@ iterator, such as lpm_trie, is read by bpf(2) through maps/MAP.`),
 		},
 		ValidArgsFunction: completeDump,
 	}
-	cmd.Flags().StringVarP(&format, "output", "o", "table", "table or json (one object a line)")
+	cmd.Flags().StringVarP(&format, "output", "o", "table", "`FORMAT`: table, or json (one object a line)")
+	fixed(cmd, "output", "table", "json")
 	return cmd
-}
-
-// completeDump offers the maps of DIR.
-func completeDump(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) != 1 {
-		return nil, cobra.ShellCompDirectiveDefault
-	}
-	dir, err := filepath.Abs(args[0])
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	v, err := podfs.Read(dir)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	return mapNames(v), cobra.ShellCompDirectiveNoFileComp
 }
 
 // openLines returns the map as JSON lines.
 func openLines(dir, name string) (io.ReadCloser, error) {
 	v, err := podfs.Read(dir)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EPERM) { // in a bpffs no name has a dot
 		return nil, fmt.Errorf("%s: no volume is mounted here; bpfvol list shows those of this node", dir)
 	}
 	if err != nil {

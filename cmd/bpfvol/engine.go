@@ -3,7 +3,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/node"
 	"github.com/bpfvol/bpfvol/internal/volume"
 	"github.com/bpfvol/bpfvol/verify"
@@ -26,35 +24,12 @@ type stateOptions struct {
 }
 
 func (o *stateOptions) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&o.stateDir, "state-dir", "/run/bpfvol", "directory of the volumes' records; must not survive a reboot")
-	cmd.Flags().StringVar(&o.bpffsDir, "bpffs-dir", "/sys/fs/bpf/bpfvol", "directory of the pins, on a bpffs")
+	cmd.Flags().StringVar(&o.stateDir, "state-dir", "/run/bpfvol", "`DIR` of the volumes' records; must not survive a reboot")
+	cmd.Flags().StringVar(&o.bpffsDir, "bpffs-dir", "/sys/fs/bpf/bpfvol", "`DIR` of the pins, on a bpffs; one is mounted if there is none")
 }
 
-// engine opens the engine for looking only.
-func (o *stateOptions) engine() (*node.Engine, error) {
-	return node.Open(node.Options{StateDir: o.stateDir, BPFFSDir: o.bpffsDir})
-}
-
-// imageOptions say where images come from.
-type imageOptions struct {
-	cacheDir, registries string
-}
-
-func (o *imageOptions) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&o.cacheDir, "cache-dir", "/var/lib/bpfvol", "directory of the image cache, an OCI layout below it")
-	cmd.Flags().StringVar(&o.registries, "registries", "", "YAML file: mirrors, CA files, plain HTTP per registry host")
-}
-
-// open opens the image cache. Pulls run on ctx. The caller must Close the store.
-func (o *imageOptions) open(ctx context.Context) (*image.Store, error) {
-	var hosts image.Registries
-	if o.registries != "" {
-		var err error
-		if hosts, err = image.LoadRegistries(o.registries); err != nil {
-			return nil, err
-		}
-	}
-	return image.Open(image.Options{Dir: o.cacheDir + "/oci", Registries: hosts, Context: ctx})
+func (o *stateOptions) look() *node.Engine {
+	return node.Look(node.Options{StateDir: o.stateDir, BPFFSDir: o.bpffsDir})
 }
 
 // policyOptions say what the local user may run.
@@ -68,8 +43,8 @@ type policyOptions struct {
 const defaultPolicyDir = "/etc/bpfvol/policy.d"
 
 func (o *policyOptions) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&o.dir, "policy-dir", defaultPolicyDir, "directory of BytecodePolicy files")
-	cmd.Flags().StringArrayVar(&o.keys, "key", nil, "also allow images signed by this public key (PEM `FILE`); repeatable")
+	cmd.Flags().StringVar(&o.dir, "policy-dir", defaultPolicyDir, "`DIR` of BytecodePolicy files")
+	cmd.Flags().StringArrayVar(&o.keys, "key", nil, "also allow images signed by the public key in this PEM `FILE`; repeatable")
 	cmd.Flags().BoolVar(&o.allowUnsigned, "allow-unsigned", false, "also allow images that nobody signed")
 }
 
@@ -116,13 +91,14 @@ type attributeOptions struct {
 
 func (o *attributeOptions) flags(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&o.attach, "attach", nil, "`YAML` of one attachment or a list: '{program: count, xdp: {interface: eth0}}'; repeatable")
-	cmd.Flags().StringVar(&o.maps, "maps", "", "comma list of maps to show; default every map that is not a data section")
-	cmd.Flags().StringVar(&o.variables, "variables", "", "`YAML` map of global variables to set before load")
-	cmd.Flags().StringVar(&o.mapEntries, "map-entries", "", "`YAML` map of map name to max_entries")
-	cmd.Flags().StringVar(&o.pullPolicy, "pull-policy", "", "Always, IfNotPresent or Never; default IfNotPresent, Always for :latest")
+	cmd.Flags().StringVar(&o.maps, "maps", "", "comma `LIST` of maps to show; default every map that is not a data section")
+	cmd.Flags().StringVar(&o.variables, "variables", "", "`YAML` map of global variables to set before load: '{sample_rate: 100}'")
+	cmd.Flags().StringVar(&o.mapEntries, "map-entries", "", "`YAML` map of map name to how many entries it can hold: '{flows: 65536}'")
+	cmd.Flags().StringVar(&o.pullPolicy, "pull-policy", "", "`WHEN` to ask the registry: Always, IfNotPresent or Never; default IfNotPresent, Always for :latest")
+	fixed(cmd, "pull-policy", string(volume.PullAlways), string(volume.PullIfNotPresent), string(volume.PullNever))
 }
 
-// attributes returns what a pod would write.
+// attributes returns what a pod would write, in a form that a volume can have.
 func (o *attributeOptions) attributes(ref string) (map[string]string, error) {
 	attrs := map[string]string{volume.KeyImage: ref}
 	if len(o.attach) > 0 {
@@ -130,7 +106,7 @@ func (o *attributeOptions) attributes(ref string) (map[string]string, error) {
 		for _, text := range o.attach {
 			parsed, err := volume.ParseAttach(text)
 			if err != nil {
-				return nil, err
+				return nil, byFlag(err)
 			}
 			all = append(all, parsed...)
 		}
@@ -143,5 +119,6 @@ func (o *attributeOptions) attributes(ref string) (map[string]string, error) {
 			attrs[key] = value
 		}
 	}
-	return attrs, nil
+	_, err := volume.Parse(attrs)
+	return attrs, byFlag(err)
 }

@@ -4,13 +4,18 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/bpfvol/bpfvol/internal/hook"
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/volume"
 	"github.com/bpfvol/bpfvol/loader"
@@ -21,7 +26,7 @@ type inspection struct {
 	Image      string         `json:"image,omitempty"`
 	Digest     string         `json:"digest,omitempty"`
 	Object     string         `json:"object"`
-	Signatures []string       `json:"signatures"`
+	Signatures []string       `json:"signatures,omitzero"` // of an image
 	Summary    loader.Summary `json:"summary"`
 	// Snippet is a pod's volume, ready to be completed.
 	Snippet string `json:"snippet"`
@@ -40,7 +45,7 @@ that is bpfvol verify.`),
 		Example: "  bpfvol inspect ghcr.io/acme/count:v1\n  bpfvol inspect count.bpf.o",
 		Args:    exactArgs("IMAGE|FILE.o"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			found, err := inspect(cmd.Context(), &o, args[0])
+			found, err := inspect(cmd.Context(), &o, args[0], cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
@@ -52,14 +57,19 @@ that is bpfvol verify.`),
 	return cmd
 }
 
-func inspect(ctx context.Context, o *layoutOptions, arg string) (*inspection, error) {
-	if elf, err := os.ReadFile(arg); err == nil {
+func inspect(ctx context.Context, o *layoutOptions, arg string, stderr io.Writer) (*inspection, error) {
+	elf, err := os.ReadFile(arg)
+	if err == nil {
 		return summarise(&inspection{Object: arg}, "REGISTRY/NAME:TAG", elf)
+	}
+	if !errors.Is(err, fs.ErrNotExist) || strings.HasSuffix(arg, ".o") || strings.HasPrefix(arg, ".") || filepath.IsAbs(arg) {
+		return nil, err // no image is called like that
 	}
 	ref, err := image.ParseReference(arg)
 	if err != nil {
 		return nil, fmt.Errorf("%w; and there is no file of that name", err)
 	}
+	defer announce(stderr, "asking %s for %s", ref.Registry, ref)()
 	store, err := o.open(ctx)
 	if err != nil {
 		return nil, err
@@ -67,7 +77,7 @@ func inspect(ctx context.Context, o *layoutOptions, arg string) (*inspection, er
 	defer store.Close()
 	root, err := store.Resolve(ctx, ref, image.PullOptions{Policy: volume.PullIfNotPresent})
 	if err != nil {
-		return nil, err
+		return nil, o.explainMissing(err, ref)
 	}
 	object, err := root.Object(ctx)
 	if err != nil {
@@ -87,7 +97,7 @@ func inspect(ctx context.Context, o *layoutOptions, arg string) (*inspection, er
 func summarise(found *inspection, ref string, elf []byte) (*inspection, error) {
 	summary, err := loader.Inspect(elf)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", found.Object, err)
 	}
 	found.Summary, found.Snippet = *summary, snippet(ref, summary)
 	return found, nil
@@ -150,12 +160,52 @@ func (f *inspection) table(w io.Writer) error {
 			}
 		}
 	}
-	_, err := fmt.Fprintf(w, "\n%s", f.Snippet)
-	return err
+	if _, err := fmt.Fprintf(w, "\n%s", f.Snippet); err != nil {
+		return err
+	}
+	return f.notes(w)
 }
 
-// sized is a C type, or without BTF the number of bytes.
+// notes says what a person has to add to the snippet.
+func (f *inspection) notes(w io.Writer) error {
+	var incomplete, unsupported, notes []string
+	for _, p := range f.Summary.Programs {
+		attach, err := volume.ParseAttach(p.Attach)
+		if err != nil || p.TailCalled {
+			continue // not in the snippet
+		}
+		if hook.Supported(attach[0].Hook.Kind()) != nil {
+			unsupported = append(unsupported, p.Name)
+		} else if p.Lacks != "" {
+			incomplete = append(incomplete, p.Name+" "+p.Lacks)
+		}
+	}
+	if len(incomplete) > 0 {
+		notes = append(notes, "sections do not say everything, so some of this is an example. Give "+strings.Join(incomplete, ", "))
+	}
+	if len(unsupported) > 0 {
+		notes = append(notes, "not supported yet by this version: "+strings.Join(unsupported, ", "))
+	}
+	shown := slices.ContainsFunc(f.Summary.Maps, func(m loader.MapSummary) bool { return !m.Data })
+	if !shown && len(f.Summary.Maps) > 0 {
+		notes = append(notes, "every map is a data section; to show one write `maps: "+f.Summary.Maps[0].Name+"`")
+	}
+	for i, note := range notes {
+		if i == 0 {
+			fmt.Fprintln(w)
+		}
+		if _, err := fmt.Fprintf(w, "note: %s\n", printable(note)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sized is a C type, or without BTF the number of bytes. Ring buffers and the like have none.
 func sized(ctype string, size uint32) string {
+	if ctype == "" && size == 0 {
+		return "-"
+	}
 	if ctype == "" {
 		return fmt.Sprintf("%d bytes", size)
 	}

@@ -27,9 +27,8 @@ var version = "dev"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
 // run is main without the process: it returns the exit status. Results go to stdout, everything else to stderr.
@@ -44,16 +43,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(stderr, "bpfvol: %v\n", err)
-	var usage *usageError
-	if errors.As(err, &usage) {
-		return 2
-	}
-	return 1
+	return report(stderr, err)
 }
-
-// usageError is a mistake in how the command was called.
-type usageError struct{ error }
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
@@ -74,6 +65,8 @@ In Kubernetes the node plugin does it for pods (bpfvol serve). On one machine:
 
 Every flag can be given as environment variable: --state-dir as BPFVOL_STATE_DIR.`),
 		Version:       version,
+		Args:          unknownCommand,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
@@ -100,6 +93,18 @@ Every flag can be given as environment variable: --state-dir as BPFVOL_STATE_DIR
 	return root
 }
 
+// unknownCommand refuses what is no verb.
+func unknownCommand(root *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := ""
+	if near := root.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = fmt.Sprintf("did you mean %s? ", strings.Join(near, " or "))
+	}
+	return &usageError{fmt.Errorf("unknown command %q; %ssee %s --help", args[0], hint, root.CommandPath())}
+}
+
 // flagsFromEnvironment sets each flag that was not given from its BPFVOL_ variable.
 func flagsFromEnvironment(flags *pflag.FlagSet) error {
 	var errs []error
@@ -120,7 +125,13 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 		if len(args) == len(names) {
 			return nil
 		}
-		return &usageError{fmt.Errorf("%s takes %s, got %d arguments; see %s --help",
-			cmd.Name(), strings.Join(names, " "), len(args), cmd.CommandPath())}
+		want, got := strings.Join(names, " "), fmt.Sprintf("%d arguments", len(args))
+		if want == "" {
+			want = "no arguments"
+		}
+		if len(args) == 1 {
+			got = "1 argument"
+		}
+		return &usageError{fmt.Errorf("%s takes %s, got %s; see %s --help", cmd.Name(), want, got, cmd.CommandPath())}
 	}
 }

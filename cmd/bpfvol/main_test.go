@@ -4,8 +4,11 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -20,6 +23,7 @@ import (
 // The scripts in testdata run the real command; each file is one thing a user does.
 
 func TestMain(m *testing.M) {
+	nobpf.Main(os.Args)
 	testscript.Main(checked{m}, map[string]func(){
 		"bpfvol": func() {
 			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -28,7 +32,13 @@ func TestMain(m *testing.M) {
 		},
 		// nobpf CMD ARG...: CMD as uid 65534 without capabilities and without bpf(2).
 		"nobpf": func() {
-			nobpf.Main(append([]string{"nobpf", nobpf.Arg}, os.Args[1:]...))
+			cmd := nobpf.Command(os.Args[1:]...)
+			cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+			if err := cmd.Run(); cmd.ProcessState == nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(cmd.ProcessState.ExitCode())
 		},
 	})
 }
@@ -42,6 +52,13 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
+			// For nobpf: its user reaches the commands and the script's files.
+			commands, _, _ := strings.Cut(env.Getenv("PATH"), ":")
+			for _, dir := range []string{filepath.Dir(commands), filepath.Dir(env.WorkDir), env.WorkDir} {
+				if err := os.Chmod(dir, 0o755); err != nil {
+					return err
+				}
+			}
 			host := imagetest.Registry(t)
 			objects, err := os.Getwd()
 			if err != nil {

@@ -20,8 +20,8 @@ import (
 type outputOption struct{ format string }
 
 func (o *outputOption) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVarP(&o.format, "output", "o", "table", "table, json or yaml")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.Flags().StringVarP(&o.format, "output", "o", "table", "`FORMAT`: table, json or yaml")
+	fixed(cmd, "output", "table", "json", "yaml")
 }
 
 // print writes v as JSON or YAML, or calls table.

@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/node"
 	"github.com/bpfvol/bpfvol/internal/podfs"
 	"github.com/bpfvol/bpfvol/loader"
@@ -34,7 +36,7 @@ func (o *publishOptions) flags(cmd *cobra.Command) {
 	o.policyOptions.flags(cmd)
 	o.stateOptions.flags(cmd)
 	o.imageOptions.flags(cmd)
-	cmd.Flags().IntVar(&o.group, "group", -1, "group id that may read the files; default everyone")
+	cmd.Flags().IntVar(&o.group, "group", -1, "`GID` that alone may read the files; -1 is everyone")
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "print each stage, and the whole verifier log")
 }
 
@@ -54,10 +56,14 @@ their maps at DIR. On Ctrl-C everything is taken away again.` + "\n" + publishLo
 		Example: `  bpfvol run ghcr.io/acme/count:v1 --key acme.pub --attach '{program: count, xdp: {interface: veth0}}' /run/count`,
 		Args:    exactArgs("IMAGE", "DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := needRoot(cmd, "loads programs, attaches them and mounts DIR"); err != nil {
+				return err
+			}
 			return o.run(cmd.Context(), args[0], args[1], cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	o.flags(cmd)
+	cmd.ValidArgsFunction = completeImageDir
 	return cmd
 }
 
@@ -72,12 +78,16 @@ func newPublish() *cobra.Command {
 			"  bpfvol unpublish /run/count",
 		Args: exactArgs("IMAGE", "DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := needRoot(cmd, "loads programs, attaches them and mounts DIR"); err != nil {
+				return err
+			}
 			return o.publish(cmd.Context(), args[0], args[1], cmd.ErrOrStderr(), func(engine *node.Engine, id string) error {
 				return describe(cmd.OutOrStdout(), engine, id)
 			})
 		},
 	}
 	o.flags(cmd)
+	cmd.ValidArgsFunction = completeImageDir
 	return cmd
 }
 
@@ -90,19 +100,37 @@ func newUnpublish() *cobra.Command {
 		Long:    "Unpublish detaches the programs, unmounts DIR and removes it. A DIR where nothing is published is no error.",
 		Args:    exactArgs("DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			target, err := filepath.Abs(args[0])
-			if err != nil {
+			if err := needRoot(cmd, "detaches programs and unmounts DIR"); err != nil {
 				return err
 			}
-			engine, err := o.engine()
-			if err != nil {
-				return err
-			}
-			return engine.Unpublish(cmd.Context(), localID(target), target)
+			return o.unpublish(cmd.Context(), args[0], cmd.ErrOrStderr())
 		},
+		ValidArgsFunction: o.completeLocal,
 	}
 	o.flags(cmd)
 	return cmd
+}
+
+func (o *stateOptions) unpublish(ctx context.Context, dir string, stderr io.Writer) error {
+	target, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	if volumes, err := o.look().List(); err == nil { // else there is something, and it is broken
+		at := slices.IndexFunc(volumes, func(v node.Volume) bool { return v.Target == target })
+		if at < 0 {
+			fmt.Fprintf(stderr, "nothing is published at %s\n", target)
+			return nil
+		}
+		if v := volumes[at]; v.VolumeID != localID(target) {
+			return fmt.Errorf("%s is the volume of pod %s/%s; delete the pod", target, v.Pod.Namespace, v.Pod.Name)
+		}
+	}
+	engine, err := node.Open(node.Options{StateDir: o.stateDir, BPFFSDir: o.bpffsDir})
+	if err != nil {
+		return err
+	}
+	return engine.Unpublish(ctx, localID(target), target)
 }
 
 // localID is the volume id of a directory: the directory is all a person has to remember.
@@ -148,9 +176,14 @@ func (o *publishOptions) publish(ctx context.Context, ref, dir string, stderr io
 	if o.allowUnsigned {
 		fmt.Fprintln(stderr, "warning: --allow-unsigned: the image runs in this machine's kernel, whoever made it")
 	}
+	pulled := announce(stderr, "pulling %s", ref)
+	defer pulled()
 	engine, err := node.Open(node.Options{
 		StateDir: o.stateDir, BPFFSDir: o.bpffsDir, Images: images, Policies: policies,
 		Reached: func(s node.Stage) {
+			if s == node.StageOpened {
+				pulled()
+			}
 			if o.verbose {
 				fmt.Fprintf(stderr, "%s\n", s)
 			}
@@ -170,6 +203,9 @@ func (o *publishOptions) publish(ctx context.Context, ref, dir string, stderr io
 		}
 		if errors.As(err, new(*verify.DeniedError)) {
 			return fmt.Errorf("%w; here, --key FILE or --allow-unsigned admits it", err)
+		}
+		if parsed, perr := image.ParseReference(ref); perr == nil {
+			err = o.explainMissing(err, parsed)
 		}
 		return err
 	}
@@ -194,7 +230,7 @@ func describe(w io.Writer, engine *node.Engine, id string) error {
 		for _, p := range points {
 			for _, m := range p.Members {
 				if m.VolumeID == id {
-					fmt.Fprintf(w, "runs    %s at %s %s\n", m.Program, p.Point, parenthesised(p.Mode))
+					fmt.Fprintf(w, "runs    %s at %s%s\n", m.Program, p.Point, parenthesised(p.Mode))
 				}
 			}
 		}
@@ -213,9 +249,10 @@ func describe(w io.Writer, engine *node.Engine, id string) error {
 	return nil
 }
 
+// parenthesised is what follows a name, if anything does.
 func parenthesised(s string) string {
 	if s == "" {
 		return ""
 	}
-	return "(" + s + ")"
+	return " (" + s + ")"
 }

@@ -45,18 +45,27 @@ without one that allows image, signer, service account and hooks, nothing runs.
 SIGTERM lets calls in flight finish and detaches nothing; a restart drops no packet.`),
 		Example: "  bpfvol serve --node-id $(hostname) --policy-dir /etc/bpfvol/policy.d",
 		Args:    exactArgs(),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.policyDir == "" {
+				return &usageError{errors.New("serve: --policy-dir is missing; policies as cluster objects are not supported yet by this version")}
+			}
+			if err := needRoot(cmd, "loads programs, attaches them and mounts volumes"); err != nil {
+				return err
+			}
+			return o.run(cmd.Context())
+		},
+		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o.stateOptions.flags(cmd)
 	o.imageOptions.flags(cmd)
 	hostname, _ := os.Hostname()
 	f := cmd.Flags()
-	f.StringVar(&o.endpoint, "endpoint", "unix:///run/bpfvol/csi.sock", "CSI socket")
-	f.StringVar(&o.nodeID, "node-id", hostname, "name of this node, as in Kubernetes")
-	f.StringVar(&o.driverName, "driver-name", "csi.bpfvol.io", "CSI driver name")
-	f.StringVar(&o.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "kubelet's root directory; targets must lie below its pods directory")
-	f.StringVar(&o.policyDir, "policy-dir", "", "directory of BytecodePolicy files, reloaded when they change")
-	f.StringVar(&o.httpAddr, "http", ":9808", "address of /metrics, /healthz and /readyz; empty: off")
+	f.StringVar(&o.endpoint, "endpoint", "unix:///run/bpfvol/csi.sock", "`URL` of the CSI socket")
+	f.StringVar(&o.nodeID, "node-id", hostname, "`NAME` of this node, as in Kubernetes")
+	f.StringVar(&o.driverName, "driver-name", "csi.bpfvol.io", "CSI driver `NAME`")
+	f.StringVar(&o.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "kubelet's root `DIR`; targets must lie below its pods directory")
+	f.StringVar(&o.policyDir, "policy-dir", "", "`DIR` of BytecodePolicy files, reloaded when they change; required")
+	f.StringVar(&o.httpAddr, "http", ":9808", "`ADDRESS` of /metrics, /healthz and /readyz; empty: off")
 	klogFlags := flag.NewFlagSet("", flag.ContinueOnError)
 	klog.InitFlags(klogFlags)
 	f.AddGoFlag(klogFlags.Lookup("v"))
@@ -66,9 +75,6 @@ SIGTERM lets calls in flight finish and detaches nothing; a restart drops no pac
 
 // run serves until ctx ends. The socket answers only after recovery.
 func (o *serveOptions) run(ctx context.Context) error {
-	if o.policyDir == "" {
-		return &usageError{errors.New("serve: --policy-dir is missing; policies as cluster objects are not supported yet by this version")}
-	}
 	policies, err := verify.OpenDir(o.policyDir, cosign.Compile)
 	if err != nil {
 		return err

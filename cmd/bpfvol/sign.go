@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -45,19 +47,24 @@ The private key is encrypted with the password in COSIGN_PASSWORD, which may be 
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&prefix, "prefix", "bpfvol", "path of the files without .key and .pub")
+	cmd.Flags().StringVar(&prefix, "prefix", "bpfvol", "`PATH` of the files without .key and .pub")
 	return cmd
 }
 
 // writeNew never replaces a file: a lost key can't be made again.
 func writeNew(path string, data []byte, mode os.FileMode) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
+	if errors.Is(err, fs.ErrExist) {
+		return hinted(err, "a key is never overwritten; choose other names by --prefix")
+	}
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(data)
 	return errors.Join(err, f.Close())
 }
+
+var signatureFormats = []string{string(image.FormatBundle), string(image.FormatTag), string(image.FormatReferrer)}
 
 func newSign() *cobra.Command {
 	var o layoutOptions
@@ -69,12 +76,15 @@ func newSign() *cobra.Command {
 		Long: strings.TrimSpace(`
 Sign signs the image's digest and stores the signature beside it: in the local cache for an image that was
 built here and not pushed yet, else in the registry. cosign verifies it: --format bundle is what cosign v3
-writes, tag and referrer are what cosign v2 writes.`),
+writes, tag and referrer are what cosign v2 writes. The key's password is read from COSIGN_PASSWORD.`),
 		Example: "  bpfvol sign ghcr.io/acme/count:v1 --key bpfvol.key",
 		Args:    exactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if key == "" {
 				return &usageError{errors.New("sign: --key FILE is missing; make one with bpfvol keygen")}
+			}
+			if !slices.Contains(signatureFormats, format) {
+				return &usageError{fmt.Errorf("sign: --format %s: unknown; use %s", format, strings.Join(signatureFormats, ", "))}
 			}
 			pem, err := os.ReadFile(key)
 			if err != nil {
@@ -89,24 +99,35 @@ writes, tag and referrer are what cosign v2 writes.`),
 				return err
 			}
 			defer store.Close()
+			done := announce(cmd.ErrOrStderr(), "asking %s for %s", ref.Registry, ref)
 			root, err := store.Resolve(cmd.Context(), ref, image.PullOptions{Policy: volume.PullIfNotPresent})
+			done()
 			if err != nil {
-				return err
+				return o.explainMissing(err, ref)
 			}
 			ref.Digest = root.Digest
-			sig, err := cosign.Sign(cmd.Context(), pem, []byte(os.Getenv(passwordVariable)), root.Digest, ref, image.Format(format))
+			password, given := os.LookupEnv(passwordVariable)
+			sig, err := cosign.Sign(cmd.Context(), pem, []byte(password), root.Digest, ref, image.Format(format))
+			if err != nil && strings.Contains(err.Error(), "is the password right") {
+				err = hinted(err, map[bool]string{
+					true:  "the password was read from " + passwordVariable,
+					false: "the password is read from " + passwordVariable + ", which is not set",
+				}[given])
+			}
 			if err != nil {
-				return fmt.Errorf("%w; the key's password is read from %s", err, passwordVariable)
+				return err
 			}
 			if err := store.AttachSignature(cmd.Context(), ref, sig); err != nil {
-				return err
+				return o.explain(err, ref)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "signed %s@%s\n", ref.Name(), root.Digest)
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&key, "key", "", "private key `FILE` (cosign's or plain PEM)")
-	cmd.Flags().StringVar(&format, "format", string(image.FormatBundle), "bundle, tag or referrer")
+	cmd.Flags().StringVar(&key, "key", "", "private key `FILE` (cosign's or plain PEM); required")
+	cmd.Flags().StringVar(&format, "format", string(image.FormatBundle), "`FORMAT`: "+strings.Join(signatureFormats, ", "))
+	fixed(cmd, "format", signatureFormats...)
+	cmd.ValidArgsFunction = completeImage
 	o.flags(cmd)
 	return cmd
 }
@@ -118,6 +139,9 @@ func newVerify() *cobra.Command {
 		Use:     "verify IMAGE",
 		GroupID: "image",
 		Short:   "Check an image's signature",
+		Long: strings.TrimSpace(`
+Verify prints who signed an image, and ends with status 1 if none of the keys did. It loads nothing. It asks the
+registry for signatures when the cache has none that fits.`),
 		Example: "  bpfvol verify ghcr.io/acme/count:v1 --key bpfvol.pub",
 		Args:    exactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -133,9 +157,11 @@ func newVerify() *cobra.Command {
 				return err
 			}
 			defer store.Close()
+			done := announce(cmd.ErrOrStderr(), "asking %s for %s", ref.Registry, ref)
 			root, err := store.Resolve(cmd.Context(), ref, image.PullOptions{Policy: volume.PullIfNotPresent})
+			done()
 			if err != nil {
-				return err
+				return o.explainMissing(err, ref)
 			}
 			policies, err := keyPolicies(keys)
 			if err != nil {
@@ -148,7 +174,8 @@ func newVerify() *cobra.Command {
 			return printGrants(cmd.OutOrStdout(), ref, signed)
 		},
 	}
-	cmd.Flags().StringArrayVar(&keys, "key", nil, "public key `FILE` (PEM); repeatable, any one suffices")
+	cmd.Flags().StringArrayVar(&keys, "key", nil, "public key `FILE` (PEM); required; repeatable, any one suffices")
+	cmd.ValidArgsFunction = completeImage
 	o.flags(cmd)
 	return cmd
 }

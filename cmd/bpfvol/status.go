@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -18,21 +19,24 @@ func newList() *cobra.Command {
 		Use:     "list",
 		GroupID: "look",
 		Short:   "List the volumes of this node",
-		Args:    exactArgs(),
+		Long: strings.TrimSpace(`
+List shows every volume that was published here, by kubelet for a pod or by hand ("local"): its image, whether it is
+whole, and where it is mounted. JSON and YAML have all of the record, such as attributes, digest, policy and signer.`),
+		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			engine, err := o.engine()
+			volumes, err := o.look().List()
 			if err != nil {
-				return err
+				return orRoot(err)
 			}
-			volumes, err := engine.List()
-			if err != nil {
-				return err
+			if volumes == nil {
+				volumes = []node.Volume{} // [] in JSON
 			}
 			return out.print(cmd.OutOrStdout(), volumes, func(w io.Writer) error { return volumeTable(w, volumes) })
 		},
 	}
 	o.flags(cmd)
 	out.flags(cmd)
+	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	return cmd
 }
 
@@ -66,21 +70,24 @@ func newStatus() *cobra.Command {
 		Use:     "status",
 		GroupID: "look",
 		Short:   "Show what runs where: each point, and its members in order",
-		Args:    exactArgs(),
+		Long: strings.TrimSpace(`
+Status asks the kernel what runs at each hook and interface, for whom, and from which image. It counts runs where
+sysctl kernel.bpf_stats_enabled is 1. A point is SEVERED when its interface is gone.`),
+		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			engine, err := o.engine()
+			points, err := o.look().Status()
 			if err != nil {
-				return err
+				return orRoot(err)
 			}
-			points, err := engine.Status()
-			if err != nil {
-				return err
+			if points == nil {
+				points = []node.PointStatus{} // [] in JSON
 			}
 			return out.print(cmd.OutOrStdout(), points, func(w io.Writer) error { return pointTree(w, points) })
 		},
 	}
 	o.flags(cmd)
 	out.flags(cmd)
+	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	return cmd
 }
 
@@ -94,7 +101,7 @@ func pointTree(w io.Writer, points []node.PointStatus) error {
 		if p.Severed {
 			severed = " SEVERED: the interface is gone"
 		}
-		if _, err := fmt.Fprintf(w, "%s %s%s\n", printable(p.Point), parenthesised(p.Mode), severed); err != nil {
+		if _, err := fmt.Fprintf(w, "%s%s%s\n", printable(p.Point), parenthesised(p.Mode), severed); err != nil {
 			return err
 		}
 		for i, m := range p.Members {

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bpfvol/bpfvol/internal/image"
+)
+
+// imageOptions say where images come from.
+type imageOptions struct {
+	cacheDir, registries string
+}
+
+func (o *imageOptions) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.cacheDir, "cache-dir", defaultCacheDir(), "`DIR` of the image cache, an OCI layout below it")
+	cmd.Flags().StringVar(&o.registries, "registries", "", "YAML `FILE` of registry hosts: mirrors, CA files, plain HTTP")
+}
+
+// defaultCacheDir is the daemon's cache, or one below the home of a user who could not write there.
+func defaultCacheDir() string {
+	if dir, err := os.UserCacheDir(); err == nil && os.Geteuid() != 0 {
+		return filepath.Join(dir, "bpfvol")
+	}
+	return "/var/lib/bpfvol"
+}
+
+// open opens the image cache. Pulls run on ctx. The caller must Close the store.
+func (o *imageOptions) open(ctx context.Context) (*image.Store, error) {
+	return o.openDir(ctx, filepath.Join(o.cacheDir, "oci"))
+}
+
+func (o *imageOptions) openDir(ctx context.Context, dir string) (*image.Store, error) {
+	var hosts image.Registries
+	if o.registries != "" {
+		var err error
+		if hosts, err = image.LoadRegistries(o.registries); err != nil {
+			return nil, err
+		}
+	}
+	store, err := image.Open(image.Options{Dir: dir, Registries: hosts, UserAgent: "bpfvol/" + version, Context: ctx})
+	if errors.Is(err, os.ErrPermission) {
+		return nil, hinted(err, "use another directory: --cache-dir DIR")
+	}
+	return store, err
+}
+
+// explain adds to an error about an image's registry what its caller can do here.
+func (o *imageOptions) explain(err error, ref image.Reference) error {
+	if err == nil || !strings.Contains(err.Error(), "--registries") {
+		return err
+	}
+	file := "write a file and give it by --registries FILE:"
+	if o.registries != "" {
+		file = "add to " + o.registries + ":"
+	}
+	return hinted(err, file+"\n    registries:\n    - host: "+ref.Registry+"\n      plainHTTP: true   # if it speaks no TLS")
+}
+
+// explainMissing is explain for an image that is wanted from somewhere.
+func (o *imageOptions) explainMissing(err error, ref image.Reference) error {
+	err = o.explain(err, ref)
+	if errors.Is(err, image.ErrHostNotAllowed) {
+		err = hinted(err, fmt.Sprintf("an image that was built here needs no registry, but %s is not in the cache, %s", ref, o.cacheDir))
+	}
+	return err
+}
+
+// layoutOptions say which OCI layout a build goes into. The default is the cache, where run and publish find it.
+type layoutOptions struct {
+	imageOptions
+	layout string
+}
+
+func (o *layoutOptions) flags(cmd *cobra.Command) {
+	o.imageOptions.flags(cmd)
+	cmd.Flags().StringVar(&o.layout, "layout", "", "`DIR` of an OCI layout to use instead of the cache")
+}
+
+func (o *layoutOptions) open(ctx context.Context) (*image.Store, error) {
+	if o.layout != "" {
+		return o.openDir(ctx, o.layout)
+	}
+	return o.imageOptions.open(ctx)
+}
+
+// patience is how long a command is silent about work that takes long.
+const patience = time.Second
+
+// announce says what is going on if it takes long. The caller must call done when it is over.
+func announce(stderr io.Writer, format string, args ...any) (done func()) {
+	slow := time.AfterFunc(patience, func() { fmt.Fprintf(stderr, format+" ...\n", args...) })
+	return func() { slow.Stop() }
+}
