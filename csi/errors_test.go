@@ -84,6 +84,7 @@ func TestCodes(t *testing.T) {
 		{"hook of a later version", &hook.UnsupportedError{}, codes.FailedPrecondition},
 		{"interface missing", &dispatcher.InterfaceError{}, codes.FailedPrecondition},
 		{"tracepoint, symbol missing", &hook.MissingError{}, codes.FailedPrecondition},
+		{"something else than a hook needs", hook.ErrUnfit, codes.FailedPrecondition},
 		{"foreign program", &dispatcher.ForeignError{}, codes.FailedPrecondition},
 		{"target is another filesystem or a symlink", podfs.ErrTarget, codes.FailedPrecondition},
 

@@ -37,7 +37,7 @@ func readSpec(object []byte) (_ *ebpf.CollectionSpec, err error) {
 	defer func() {
 		// debug/elf and the BTF decoder have panicked on crafted files before.
 		if p := recover(); p != nil {
-			err = invalid("object: malformed ELF: %s", printable(fmt.Sprint(p)))
+			err = invalid("object: malformed ELF: %s; compile it again with clang -target bpf", printable(fmt.Sprint(p)))
 		}
 	}()
 	if err := checkELF(object); err != nil {
@@ -65,7 +65,7 @@ func checkELF(object []byte) error {
 	}
 	file, err := elf.NewFile(bytes.NewReader(object))
 	if err != nil {
-		return invalid("object: malformed ELF: %s", printable(err.Error()))
+		return invalid("object: malformed ELF: %s; compile it again with clang -target bpf", printable(err.Error()))
 	}
 	if file.Machine != elf.EM_BPF && file.Machine != elf.EM_NONE { // old LLVM writes EM_NONE
 		arch := strings.ToLower(strings.TrimPrefix(file.Machine.String(), "EM_"))

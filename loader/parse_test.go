@@ -232,7 +232,7 @@ func TestParseRefusesWhatIsNotForThisNode(t *testing.T) {
 		{"empty", nil, `object: not an ELF file: it begins with ""`},
 		{"text", []byte("hello\nworld"), `object: not an ELF file: it begins with "hello\nwo"`},
 		{"big-endian", bpf.PassBigEndian(), `object: big-endian, this node is little-endian; compile it with clang -target bpfel`},
-		{"truncated", bpf.Pass()[:100], `object: malformed ELF: EOF`},
+		{"truncated", bpf.Pass()[:100], `object: malformed ELF: EOF; compile it again with clang -target bpf`},
 		{"no program", bpftest.Clang(t, "int x = 1;"), `object: no program in it`},
 	}
 	for _, test := range tests {

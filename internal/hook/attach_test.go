@@ -303,7 +303,7 @@ func TestAttachErrorsLeaveNothing(t *testing.T) {
 		{ebpf.Kprobe, &volume.Uprobe{Path: "/bin/sh"}, "neither symbol nor offset given"},
 		{ebpf.Kprobe, &volume.Uprobe{Path: libc(t), Symbol: "malloc", Offset: 1 << 20}, "outside its"},
 		{ebpf.CGroupSock, &volume.Cgroup{Path: "/"}, "can have: post_bind4, post_bind6, sock, sock_create, sock_release"},
-		{ebpf.PerfEvent, &volume.PerfEvent{Event: "cpu-clock", Frequency: 1 << 40, CPU: -1}, "invalid argument"},
+		{ebpf.PerfEvent, &volume.PerfEvent{Event: "cpu-clock", Frequency: 1 << 40, CPU: -1}, "frequency 1099511627776 is more than the node takes"},
 		{ebpf.PerfEvent, &volume.PerfEvent{Event: "cpu-clock", CPU: -1}, "neither frequency nor period"},
 	} {
 		prog, _ := counter(t, c.typ, 0)

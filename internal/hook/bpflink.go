@@ -43,7 +43,7 @@ func linkRawTracepoint(prog *ebpf.Program, name string, cookie uint64) (link.Lin
 	runtime.KeepAlive(prog)
 	runtime.KeepAlive(text)
 	if cookie != 0 && errors.Is(err, unix.E2BIG) {
-		return nil, fmt.Errorf("cookie of a raw tracepoint: needs Linux 6.10: %w", ebpf.ErrNotSupported)
+		return nil, &worded{"cookie of a raw tracepoint: needs Linux 6.10; leave it out", []error{ebpf.ErrNotSupported}}
 	}
 	return l, err
 }

@@ -146,7 +146,7 @@ func openCgroup(path string) (*os.File, error) {
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(dir.Fd()), &fs); err != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC {
 		dir.Close()
-		return nil, fmt.Errorf("cgroup %s: not in the cgroup2 file system", quote(path))
+		return nil, unfit("cgroup %s: not in the cgroup2 file system; name a cgroup of version 2", quote(path))
 	}
 	return dir, nil
 }

@@ -124,9 +124,11 @@ func sample(prog *ebpf.Program, attr *unix.PerfEventAttr, pid, cpu int, h *volum
 	case errors.Is(err, unix.ESRCH):
 		return nil, err // the thread has ended
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP):
-		return nil, fmt.Errorf("event %q: this machine cannot sample it (%w); cpu-clock works everywhere: %w", h.Event, err, ebpf.ErrNotSupported)
+		return nil, &worded{fmt.Sprintf("event %q: this machine cannot sample it (%v); cpu-clock works everywhere", h.Event, err), []error{err, ebpf.ErrNotSupported}}
 	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.EINVAL) && cpu >= 0 && !slices.Contains(online(), cpu):
-		return nil, fmt.Errorf("event %q: CPU %d is not online; online are %v: %w", h.Event, cpu, online(), ErrMissing)
+		return nil, &worded{fmt.Sprintf("event %q: CPU %d is not online; online are %v", h.Event, cpu, online()), []error{ErrMissing}}
+	case errors.Is(err, unix.EINVAL) && h.Frequency > 0:
+		return nil, unfit("event %q: frequency %d is more than the node takes (kernel.perf_event_max_sample_rate); choose a lower one", h.Event, h.Frequency)
 	case err != nil:
 		return nil, fmt.Errorf("event %q: %w", h.Event, err)
 	}

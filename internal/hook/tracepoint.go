@@ -31,8 +31,9 @@ func attachTracepoint(prog *ebpf.Program, h *volume.Tracepoint) (link.Link, erro
 	defer unix.Close(event)
 	l, err := linkPerfEvent(prog, event, h.Cookie)
 	if errors.Is(err, unix.E2BIG) { // BPF_TRACE_MAX_PROGS, kernel/trace/bpf_trace.c
-		return nil, fmt.Errorf("tracepoint %s: 64 programs run there, more than that the kernel does not take; use another tracepoint or rawTracepoint: %w",
-			quote(h.Group+"/"+h.Name), err)
+		text := fmt.Sprintf("tracepoint %s: 64 programs run there, more than that the kernel does not take; use another tracepoint or rawTracepoint",
+			quote(h.Group+"/"+h.Name))
+		return nil, &worded{text, []error{err}}
 	}
 	return l, err
 }

@@ -34,7 +34,7 @@ func attachUprobe(prog *ebpf.Program, h *volume.Uprobe) (link.Link, error) {
 		return nil, err
 	}
 	if !before.Mode().IsRegular() {
-		return nil, fmt.Errorf("binary %s: not a regular file", quote(h.Path))
+		return nil, unfit("binary %s: not a regular file; name an executable or a shared library", quote(h.Path))
 	}
 	address, err := probeOffset(file, h)
 	if err != nil {
@@ -57,7 +57,7 @@ func attachUprobe(prog *ebpf.Program, h *volume.Uprobe) (link.Link, error) {
 	}
 	// The kernel opened the path anew. In another file the offset would point anywhere, even into an instruction.
 	if after, err := os.Stat(h.Path); err != nil || !os.SameFile(before, after) {
-		return nil, errors.Join(fmt.Errorf("binary %s: replaced while attaching; try again", quote(h.Path)), l.Close())
+		return nil, errors.Join(unfit("binary %s: replaced while attaching; try again", quote(h.Path)), l.Close())
 	}
 	return l, nil
 }
@@ -72,7 +72,7 @@ func probeOffset(file *os.File, h *volume.Uprobe) (uint64, error) {
 	}
 	symbols, err := functions(file)
 	if err != nil {
-		return 0, fmt.Errorf("binary %s: %w", quote(h.Path), err)
+		return 0, unfit("binary %s: %v; name an executable or a shared library", quote(h.Path), err)
 	}
 	sym, ok := symbols[h.Symbol]
 	if !ok {
@@ -81,12 +81,12 @@ func probeOffset(file *os.File, h *volume.Uprobe) (uint64, error) {
 			names = append(names, name)
 		}
 		if len(names) == 0 {
-			return 0, fmt.Errorf("binary %s: has no function symbols; give an offset in the file: %w", quote(h.Path), ErrMissing)
+			return 0, &worded{fmt.Sprintf("binary %s: has no function symbols; give an offset in the file", quote(h.Path)), []error{ErrMissing}}
 		}
 		return 0, &MissingError{What: "symbol", Name: h.Symbol, Where: "the binary has", Known: names}
 	}
 	if h.Offset > 0 && h.Offset >= sym.size {
-		return 0, fmt.Errorf("symbol %s: offset %d is outside its %d bytes", quote(h.Symbol), h.Offset, sym.size)
+		return 0, unfit("symbol %s: offset %d is outside its %d bytes; choose a smaller one", quote(h.Symbol), h.Offset, sym.size)
 	}
 	return sym.offset + h.Offset, nil
 }
