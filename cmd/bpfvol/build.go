@@ -113,9 +113,9 @@ func (o *buildOptions) run(ctx context.Context, files []string, stdout, stderr i
 	}
 	fmt.Fprintf(stdout, "%s@%s\n", ref.Name(), desc.Digest)
 	if o.push {
-		return o.explain(pushImage(ctx, store, ref, stderr), ref)
+		_, err = store.Push(ctx, ref, image.PushOptions{Progress: progress(stderr)})
 	}
-	return nil
+	return o.explain(err, ref)
 }
 
 // archNames maps what people write in file names to GOARCH. The first column follows the kernel's and bpf2go's names.
@@ -168,6 +168,8 @@ func newPush() *cobra.Command {
 		Use:     "push IMAGE",
 		GroupID: "image",
 		Short:   "Send a built image with its signatures to its registry",
+		Long: strings.TrimSpace(`
+Push sends what the registry lacks, says on standard error what that is, and prints IMAGE@DIGEST.`),
 		Example: "  bpfvol push ghcr.io/acme/count:v1",
 		Args:    exactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -180,7 +182,12 @@ func newPush() *cobra.Command {
 				return err
 			}
 			defer store.Close()
-			return o.explain(pushImage(cmd.Context(), store, ref, cmd.ErrOrStderr()), ref)
+			desc, err := store.Push(cmd.Context(), ref, image.PushOptions{Progress: progress(cmd.ErrOrStderr())})
+			if err != nil {
+				return o.explain(err, ref)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s@%s\n", ref.Name(), desc.Digest)
+			return nil
 		},
 		ValidArgsFunction: completeImage,
 	}
@@ -188,11 +195,6 @@ func newPush() *cobra.Command {
 	return cmd
 }
 
-func pushImage(ctx context.Context, store *image.Store, ref image.Reference, stderr io.Writer) error {
-	desc, err := store.Push(ctx, ref, image.PushOptions{Progress: func(what string) { fmt.Fprintln(stderr, what) }})
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(stderr, "pushed %s@%s\n", ref.Name(), desc.Digest)
-	return nil
+func progress(stderr io.Writer) func(string) {
+	return func(what string) { fmt.Fprintln(stderr, what) }
 }

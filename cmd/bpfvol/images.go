@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,7 +46,7 @@ func (o *imageOptions) openDir(ctx context.Context, dir string) (*image.Store, e
 	if o.registries != "" {
 		var err error
 		if hosts, err = image.LoadRegistries(o.registries); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("--registries: %w", err)
 		}
 	}
 	store, err := image.Open(image.Options{Dir: dir, Registries: hosts, UserAgent: "bpfvol/" + version, Context: ctx})
@@ -69,9 +70,12 @@ func (o *imageOptions) explain(err error, ref image.Reference) error {
 
 // explainMissing is explain for an image that is wanted from somewhere.
 func (o *imageOptions) explainMissing(err error, ref image.Reference) error {
-	err = o.explain(err, ref)
+	return missingIn(o.cacheDir, o.explain(err, ref), ref)
+}
+
+func missingIn(dir string, err error, ref image.Reference) error {
 	if errors.Is(err, image.ErrHostNotAllowed) {
-		err = hinted(err, fmt.Sprintf("an image that was built here needs no registry, but %s is not in the cache, %s", ref, o.cacheDir))
+		return hinted(err, fmt.Sprintf("an image that was built here needs no registry, but %s is not in %s", ref, dir))
 	}
 	return err
 }
@@ -92,6 +96,10 @@ func (o *layoutOptions) open(ctx context.Context) (*image.Store, error) {
 		return o.openDir(ctx, o.layout)
 	}
 	return o.imageOptions.open(ctx)
+}
+
+func (o *layoutOptions) explainMissing(err error, ref image.Reference) error {
+	return missingIn(cmp.Or(o.layout, o.cacheDir), o.explain(err, ref), ref)
 }
 
 // patience is how long a command is silent about work that takes long.

@@ -156,6 +156,9 @@ func (o *publishOptions) run(ctx context.Context, ref, dir string, stdout, stder
 
 // publish publishes one volume and then calls then.
 func (o *publishOptions) publish(ctx context.Context, ref, dir string, stderr io.Writer, then func(*node.Engine, string) error) error {
+	if o.group < -1 {
+		return &usageError{fmt.Errorf("--group %d: is no group id; -1 is everyone", o.group)}
+	}
 	target, err := filepath.Abs(dir)
 	if err != nil {
 		return err

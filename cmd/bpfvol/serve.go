@@ -88,7 +88,10 @@ func (o *serveOptions) run(ctx context.Context) error {
 		return err
 	}
 	defer images.Close()
-	pods := filepath.Join(o.kubeletDir, "pods")
+	pods, err := filepath.Abs(filepath.Join(o.kubeletDir, "pods"))
+	if err != nil {
+		return err
+	}
 	engine, err := node.Open(node.Options{
 		StateDir: o.stateDir, BPFFSDir: o.bpffsDir, TargetRoot: pods,
 		Images: images, Policies: policies,
@@ -115,7 +118,7 @@ func (o *serveOptions) run(ctx context.Context) error {
 	}
 	// Starting up and recovering makes garbage that an idle daemon would carry for minutes.
 	debug.FreeOSMemory()
-	klog.FromContext(ctx).Info("serving", "endpoint", o.endpoint, "version", version)
+	klog.FromContext(ctx).Info("starting", "endpoint", o.endpoint, "version", version)
 	err = serving.Wait() // calls in flight have ended, so their pulls may
 	stop()
 	if werr := <-watching; !errors.Is(werr, context.Canceled) {
