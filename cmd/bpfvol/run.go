@@ -205,7 +205,7 @@ func (o *publishOptions) publish(ctx context.Context, ref, dir string, stderr io
 			fmt.Fprintln(stderr, rejected.Log)
 		}
 		if errors.As(err, new(*verify.DeniedError)) {
-			return fmt.Errorf("%w; here, --key FILE or --allow-unsigned admits it", err)
+			return hinted(err, "for this call alone, --key FILE admits what that key signed, --allow-unsigned anything")
 		}
 		if parsed, perr := image.ParseReference(ref); perr == nil {
 			err = o.explainMissing(err, parsed)

@@ -26,7 +26,7 @@ type Cgroup struct {
 // NewCgroup makes a cgroup that goes away with the test.
 func NewCgroup(t testing.TB) *Cgroup {
 	t.Helper()
-	path, err := os.MkdirTemp(cgroupMount(t), "bpfvol-e2e-")
+	path, err := os.MkdirTemp(cgroupMount(t), "bpfvol-e2e-") //nolint:usetesting // a cgroup, in its own file system
 	if err != nil {
 		t.Skipf("make a cgroup: %v", err)
 	}
