@@ -82,6 +82,15 @@ func otherArch(t *testing.T, _ *node, r repository) digest.Digest {
 	return r.PutIndex(t, "v1", ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{m}}).Digest
 }
 
+// otherArchAlone is an image, no index, for an architecture that this machine is not of.
+func otherArchAlone(t *testing.T, _ *node, r repository) digest.Digest {
+	return r.PutManifest(t, "v1", ocispec.Manifest{
+		MediaType: ocispec.MediaTypeImageManifest,
+		Config:    r.PutJSON(t, ocispec.MediaTypeImageConfig, ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: "s390x"}}),
+		Layers:    []ocispec.Descriptor{r.PutBlob(t, ocispec.MediaTypeImageLayerGzip, archive(imagetest.File{Name: "a.o", Data: bpf.Count()})(t), nil)},
+	}).Digest
+}
+
 func twoObjects(t *testing.T) []byte {
 	return archive(imagetest.File{Name: "a.o", Data: bpf.Count()}, imagetest.File{Name: "b.o", Data: bpf.Pass()})(t)
 }
@@ -115,3 +124,13 @@ func transplanted(t *testing.T, n *node, r repository) digest.Digest {
 }
 
 func signatureTag(d digest.Digest) string { return d.Algorithm().String() + "-" + d.Encoded() + ".sig" }
+
+// nonsenseToken wants a token, and what gives them out does not.
+func nonsenseToken(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+	if r.URL.Path == "/token" {
+		w.Write([]byte("<html>"))
+		return
+	}
+	w.Header().Set("WWW-Authenticate", `Bearer realm="http://`+r.Host+`/token",service="test"`)
+	w.WriteHeader(http.StatusUnauthorized)
+}

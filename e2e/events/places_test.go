@@ -65,14 +65,7 @@ func blobs(t *testing.T, n *node) []string {
 // spoil flips a bit of every object in the cache.
 func spoil(t *testing.T, n *node) {
 	t.Helper()
-	for _, path := range blobs(t, n) {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.HasPrefix(data, []byte(elf.ELFMAG)) {
-			continue
-		}
+	for path, data := range objects(t, n) {
 		data[len(data)/2] ^= 1
 		// A new file, as the old one is read-only.
 		if err := os.Remove(path); err != nil {
@@ -82,6 +75,32 @@ func spoil(t *testing.T, n *node) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// lose removes every object from the cache.
+func lose(t *testing.T, n *node) {
+	t.Helper()
+	for path := range objects(t, n) {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// objects returns the BPF objects of the cache, by path.
+func objects(t *testing.T, n *node) map[string][]byte {
+	t.Helper()
+	found := map[string][]byte{}
+	for _, path := range blobs(t, n) {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.HasPrefix(data, []byte(elf.ELFMAG)) {
+			found[path] = data
+		}
+	}
+	return found
 }
 
 // mounted puts a file system of somebody else on the target.

@@ -4,6 +4,7 @@ package events
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -47,6 +48,15 @@ const (
 )
 
 func attach(yaml string) map[string]string { return map[string]string{"attach": yaml} }
+
+// numbered is a list of names that end in 0, 1, ...
+func numbered(name string, n int) string {
+	names := make([]string, n)
+	for i := range names {
+		names[i] = fmt.Sprint(name, i)
+	}
+	return strings.Join(names, ", ")
+}
 
 // with returns attributes and one more, which gives way to one that is there.
 func with(attributes map[string]string, key, value string) map[string]string {
@@ -111,6 +121,39 @@ var refusals = []refusal{
 	{name: "PullPolicy", attributes: with(attach(onEth0), "pullPolicy", "ifnotpresent"), code: codes.InvalidArgument,
 		says: `volumeAttributes: pullPolicy: unknown value "ifnotpresent"; did you mean "IfNotPresent"?`,
 	},
+	{name: "UnknownVerdict", attributes: attach("{program: count, xdp: {interface: eth0, proceedOn: [accept]}}"), code: codes.InvalidArgument,
+		says: `volumeAttributes: attach.xdp.proceedOn: unknown verdict "accept"; known are aborted, drop, pass, tx, redirect, dispatcherReturn`,
+	},
+	{name: "UnknownSelector", attributes: attach("{program: count, xdp: '@wan'}"), code: codes.InvalidArgument,
+		says: `volumeAttributes: attach.xdp: unknown selector "@wan"; the one there is is "@default-route"`,
+	},
+	{name: "SeveralDocuments", attributes: attach(onEth0 + "\n---\n" + onEth0), code: codes.InvalidArgument,
+		says: `volumeAttributes: attach: has several YAML documents; write one`,
+	},
+	{name: "TwoHooks", attributes: attach("{program: count, xdp: eth0, tracepoint: sched/sched_switch}"), code: codes.InvalidArgument,
+		says: `volumeAttributes: attach: has two hooks, xdp and tracepoint; write an entry for each`,
+	},
+	{name: "TwoRates", attributes: attach("{program: count, perfEvent: {event: cpu-clock, frequency: 1, period: 1}}"), code: codes.InvalidArgument,
+		says: `volumeAttributes: attach.perfEvent: has both frequency and period; write one`,
+	},
+	{name: "Octal", attributes: attach("{program: count, xdp: {interface: eth0, priority: 0500}}"), code: codes.InvalidArgument,
+		says: `volumeAttributes: attach.xdp.priority: "0500" could be octal or decimal; write 0o... for octal, or no leading zero`,
+	},
+	{name: "UprobeWithoutSymbol", attributes: attach("{program: count, uprobe: /bin/sh}"), code: codes.InvalidArgument,
+		says: `volumeAttributes: attach.uprobe: "/bin/sh" has no symbol; write path:symbol, like /usr/lib/libc.so.6:malloc`,
+	},
+	{name: "TooManyInterfaces", attributes: attach("{program: count, xdp: {interface: [" + numbered("i", 65) + "]}}"), code: codes.InvalidArgument,
+		says: `volumeAttributes: attach.xdp.interface: names 65 interfaces; at most 64 are possible`,
+	},
+	{name: "MapTwice", attributes: with(attach(onEth0), "maps", "flows, flows"), code: codes.InvalidArgument,
+		says: `volumeAttributes: maps: map "flows" is named twice; write it once`,
+	},
+	{name: "ListForString", attributes: attach("{program: count, xdp: [eth0]}"), code: codes.InvalidArgument,
+		says: `volumeAttributes: attach.xdp: is a list; write "eth0", or a map`,
+	},
+	{name: "LongWhenQuoted", attributes: with(attach(onEth0), "variables", "x: ["+strings.Repeat(".,", 25000)+"]"), code: codes.InvalidArgument,
+		says: `volumeAttributes: have 125082 bytes when written out; at most 65536 are possible`,
+	},
 	{name: "MiB", attributes: attach(strings.Repeat("x", 1<<20)), code: codes.InvalidArgument,
 		says: `volumeAttributes: have 1048616 bytes; at most 65536 are possible`,
 	},
@@ -151,6 +194,26 @@ var refusals = []refusal{
 		delete(req.VolumeContext, "csi.storage.k8s.io/serviceAccount.name")
 	}, code: codes.InvalidArgument,
 		says: `csi.storage.k8s.io/serviceAccount.name: missing; set podInfoOnMount: true in the CSIDriver object`,
+	},
+	{name: "NoAccessMode", attributes: attach(onEth0), arrange: func(_ *testing.T, _ *node, req *csi.NodePublishVolumeRequest) {
+		req.VolumeCapability.AccessMode = nil
+	}, code: codes.InvalidArgument,
+		says: `volume capability: access mode missing`,
+	},
+	{name: "LongVolumeID", attributes: attach(onEth0), arrange: func(_ *testing.T, _ *node, req *csi.NodePublishVolumeRequest) {
+		req.VolumeId = strings.Repeat("x", 129)
+	}, code: codes.InvalidArgument,
+		says: `volume id: 129 bytes: at most 128 are allowed`,
+	},
+	{name: "LongTarget", attributes: attach(onEth0), arrange: func(_ *testing.T, _ *node, req *csi.NodePublishVolumeRequest) {
+		req.TargetPath += strings.Repeat("/x", 2048)
+	}, code: codes.InvalidArgument,
+		says: `target path: $N bytes: at most 4095 are allowed`,
+	},
+	{name: "PodName", attributes: attach(onEth0), arrange: func(_ *testing.T, _ *node, req *csi.NodePublishVolumeRequest) {
+		req.VolumeContext["csi.storage.k8s.io/pod.namespace"] = "team/app"
+	}, code: codes.InvalidArgument,
+		says: `csi.storage.k8s.io/pod.namespace: "team/app": is no name of a Kubernetes object`,
 	},
 	{name: "TargetOutside", attributes: attach(onEth0), arrange: func(t *testing.T, _ *node, req *csi.NodePublishVolumeRequest) {
 		req.TargetPath = filepath.Join(t.TempDir(), "mount")
@@ -244,6 +307,9 @@ var refusals = []refusal{
 	{name: "HTTP403", push: object(bpf.Count), registry: imagetest.Status("", 403), attributes: attach(onEth0), code: codes.Unauthenticated,
 		says: `image $IMAGE: not authenticated: registry $REGISTRY answered 403; check that the image exists and the credentials may pull it`,
 	},
+	{name: "TokenIsNonsense", push: object(bpf.Count), registry: nonsenseToken, attributes: attach(onEth0), code: codes.Unauthenticated,
+		says: `image $IMAGE: not authenticated: registry $REGISTRY: answer of its token server cannot be used: "invalid character '<' looking for beginning of value"; check the registry`,
+	},
 	{name: "HTTP429", push: object(bpf.Count), registry: imagetest.Status("", 429), attributes: attach(onEth0), code: codes.Unavailable,
 		says: `image $IMAGE: unavailable: registry $REGISTRY answered 429; try again later`,
 	},
@@ -283,6 +349,14 @@ var refusals = []refusal{
 		says: `image $IMAGE: bytes differ from their digest: $SHA in the cache; pull or build it again`,
 	},
 
+	{name: "LostCacheNever", push: object(bpf.Hooks), attributes: attach(onTrace), arrange: func(t *testing.T, n *node, req *csi.NodePublishVolumeRequest) {
+		cached(t, n, req)
+		lose(t, n)
+		req.VolumeContext["pullPolicy"] = "Never"
+	}, code: codes.NotFound,
+		says: `image $IMAGE: not in the cache: $SHA; pull or build it again`,
+	},
+
 	// The image.
 	{name: "Bomb", push: layer(ocispec.MediaTypeImageLayerGzip, bomb), attributes: attach(onEth0), code: codes.InvalidArgument,
 		says: `image $IMAGE: over the limit: objects have more than 33554432 bytes`,
@@ -314,13 +388,16 @@ var refusals = []refusal{
 	{name: "OtherArchitecture", push: otherArch, attributes: attach(onEth0), code: codes.InvalidArgument,
 		says: `image $IMAGE: wrong architecture: no image for linux/$ARCH; it has: "linux/s390x"`,
 	},
+	{name: "OtherArchitectureAlone", push: otherArchAlone, attributes: attach(onEth0), code: codes.InvalidArgument,
+		says: `image $IMAGE: wrong architecture: it was built for linux/"s390x", this node is linux/$ARCH; build it for both`,
+	},
 	{name: "NoManifest", push: func(t *testing.T, _ *node, r repository) digest.Digest {
 		return r.PutRaw(t, "v1", "application/vnd.docker.distribution.manifest.v1+json", []byte("{}")).Digest
 	}, attributes: attach(onEth0), code: codes.InvalidArgument,
 		says: `image $IMAGE: unsupported image: media type "application/vnd.docker.distribution.manifest.v1+json"; push it as an OCI or Docker image`,
 	},
 	{name: "BrokenELF", push: object(func() []byte { return bpf.Count()[:1000] }), attributes: attach(onEth0), code: codes.InvalidArgument,
-		says: `object: malformed ELF: EOF`,
+		says: `object: malformed ELF: EOF; compile it again with clang -target bpf`,
 	},
 
 	// Its signatures.
@@ -340,6 +417,12 @@ var refusals = []refusal{
 	},
 	{name: "MapNotInImage", attributes: with(attach(onEth0), "maps", "flow"), code: codes.NotFound,
 		says: `map "flow" not in image; it has: events, execs, flows, rodata, totals; did you mean "flows"?`,
+	},
+	{name: "MapOfNone", push: object(bpf.Pass), attributes: with(attach("{program: pass, xdp: eth0}"), "maps", "flows"), code: codes.NotFound,
+		says: `map "flows" not in image; it has none`,
+	},
+	{name: "VariableOfNone", push: object(bpf.Pass), attributes: with(attach("{program: pass, xdp: eth0}"), "variables", "x: 1"), code: codes.InvalidArgument,
+		says: `variable "x" not in image; it has none`,
 	},
 	{name: "EntriesOfNoMap", attributes: with(attach(onEth0), "mapEntries", "flow: 1"), code: codes.NotFound,
 		says: `map "flow" not in image; it has: events, execs, flows, totals; did you mean "flows"?`,
@@ -384,6 +467,9 @@ var refusals = []refusal{
 	{name: "NoInterface", attributes: attach("{program: count, xdp: et0}"), code: codes.FailedPrecondition,
 		says: `interface "et0" does not exist; did you mean "eth0"?; there are: eth0, eth1, lo`,
 	},
+	{name: "NoInterfaceNear", attributes: attach("{program: count, xdp: wlp0s20f3}"), code: codes.FailedPrecondition,
+		says: `interface "wlp0s20f3" does not exist; there are: eth0, eth1, lo`,
+	},
 	{name: "NoDefaultRoute", attributes: attach("{program: count, xdp: '@default-route'}"), code: codes.FailedPrecondition,
 		says: `interface @default-route: there is no default route, neither IPv4 nor IPv6; name the interface; there are: eth0, eth1, lo`,
 	},
@@ -416,6 +502,24 @@ var refusals = []refusal{
 	},
 	{name: "NoPerfEvent", push: object(bpf.Hooks), attributes: attach("{program: on_perf_event, perfEvent: cpu-clocks}"), code: codes.FailedPrecondition,
 		says: `program "on_perf_event": event "cpu-clocks" does not exist; did you mean "cpu-clock"?`,
+	},
+	{name: "BinaryIsDirectory", push: object(bpf.Hooks), attributes: attach("{program: on_uprobe, uprobe: '/etc:main'}"), code: codes.FailedPrecondition,
+		says: `program "on_uprobe": binary "/etc": not a regular file; name an executable or a shared library`,
+	},
+	{name: "BinaryIsText", push: object(bpf.Hooks), attributes: attach("{program: on_uprobe, uprobe: '/etc/passwd:main'}"), code: codes.FailedPrecondition,
+		says: `program "on_uprobe": binary "/etc/passwd": $WORDS; name an executable or a shared library`,
+	},
+	{name: "CgroupElsewhere", push: object(bpf.Hooks), attributes: attach("{program: on_ingress, cgroup: /etc}"), code: codes.FailedPrecondition,
+		says: `program "on_ingress": cgroup "/etc" does not exist; cgroup2 is mounted at: $WORDS`,
+	},
+	{name: "NoPerfEventNear", push: object(bpf.Hooks), attributes: attach("{program: on_perf_event, perfEvent: xyzzy-xyzzy}"), code: codes.FailedPrecondition,
+		says: `program "on_perf_event": event "xyzzy-xyzzy" does not exist; there are: $WORDS`,
+	},
+	{name: "NoCPU", push: object(bpf.Hooks), attributes: attach("{program: on_perf_event, perfEvent: {event: cpu-clock, cpu: 4095}}"), code: codes.FailedPrecondition,
+		says: `program "on_perf_event": event "cpu-clock": CPU 4095 is not online; online are $WORDS`,
+	},
+	{name: "SampleRate", push: object(bpf.Hooks), attributes: attach("{program: on_perf_event, perfEvent: {event: cpu-clock, frequency: 100000000}}"), code: codes.FailedPrecondition,
+		says: `program "on_perf_event": event "cpu-clock": frequency 100000000 is more than the node takes (kernel.perf_event_max_sample_rate); choose a lower one`,
 	},
 	{name: "Verifier", push: object(bpf.Rejected), attributes: attach("{program: rejected, xdp: eth0}"), code: codes.InvalidArgument,
 		says: `program "rejected": rejected by the kernel's verifier: "$WORDS" at "return sum + *(__u8 *)(long)ctx->data;$WORDS"; the verifier's own log is in bpfvol's`,

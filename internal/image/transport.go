@@ -154,7 +154,7 @@ func (c *client) Do(req *http.Request) (*http.Response, error) {
 		case errors.As(err, &token) && token.StatusCode < 500 && token.StatusCode != http.StatusTooManyRequests:
 			return nil, answered(c.host, http.StatusUnauthorized) // by the token server, also where it says 404
 		case !errors.As(err, &token) && !errors.As(err, &network) && !errors.Is(err, auth.ErrBasicCredentialNotFound):
-			return nil, fmt.Errorf("%w: registry %s: %s", ErrUnauthenticated, c.host, quote(err.Error()))
+			return nil, fmt.Errorf("%w: registry %s: answer of its token server cannot be used: %s; check the registry", ErrUnauthenticated, c.host, quote(innermost(err).Error()))
 		}
 		return nil, classify(c.host, err)
 	}
@@ -166,6 +166,14 @@ func (c *client) Do(req *http.Request) (*http.Response, error) {
 		return c.readManifest(resp, req.URL.Path[i+len("/manifests/"):])
 	}
 	return resp, nil
+}
+
+// innermost is the cause without the addresses that oras puts before it.
+func innermost(err error) error {
+	for errors.Unwrap(err) != nil {
+		err = errors.Unwrap(err)
+	}
+	return err
 }
 
 const digestHeader = "Docker-Content-Digest"

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package events
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+)
+
+const documentFile = "../../docs/events.md"
+
+// codesOfTheDriver are all that the driver answers with, in the order of the document. kubelet keeps a volume after some
+// and forgets it after others, so each is a promise.
+var codesOfTheDriver = []codes.Code{
+	codes.InvalidArgument, codes.PermissionDenied, codes.Unauthenticated, codes.NotFound, codes.AlreadyExists, codes.Aborted,
+	codes.Unavailable, codes.ResourceExhausted, codes.FailedPrecondition, codes.DataLoss, codes.Internal,
+}
+
+// elsewhere are entries of the document for which no test here has a case, as another package has it nearer: which test
+// that is. Without a test: why.
+var elsewhere = map[string]string{
+	`target: must lie below <directory>`:             "internal/podfs: TestTargets",
+	`object: <n> <things> are over the limit of <n>`: "loader: TestParseRefusesWhatIsTooLarge",
+	`program "<program>": no hook takes programs of section "<section>"; write attach with the programs that you want`:                         "loader: TestDefaultThatNeedsMoreSaysWhatToWrite",
+	`program "<program>": hook <hook> does not take programs of section "<section>"; attach another program there`:                             "loader: TestHookMustTakeTheProgram",
+	`program "<program>": <feature> is for GPL-compatible programs and <license>; for example: char LICENSE[] SEC("license") = "Dual BSD/GPL"`: "loader: TestGPLOnlyHelperNeedsALicense",
+	`program "<program>": two of its attachments need it to be loaded differently (<hook>, <hook>); give each a program of its own`:            "loader: TestOneProgramCannotBeLoadedTwoWays",
+	`program "<program>": the name cannot be a file name; use letters, digits and _`:                                                           "loader: TestNamesThatAreNoFileNamesAreRefused",
+	`map "<map>": the name cannot be a file name; use letters, digits and _`:                                                                   "loader: TestNamesThatAreNoFileNamesAreRefused",
+	`map "<map>": max_entries is 0, which leaves the size to user space; set mapEntries: <example>`:                                            "loader: TestMapEntries",
+	`variables: the object has no BTF, so their types are unknown; compile it with -g`:                                                         "loader: TestVariablesNeedBTF",
+	`load: <problem>`: "loader: TestEveryMapTypeLoads",
+	`image <image>: unavailable: registry <host>: no answer in time; try again later`:                                                                         "internal/image: TestLyingRegistry",
+	`image <image>: unavailable: registry <host>: certificate is signed by an unknown authority; set caFile in --registries`:                                  "internal/image: TestTLS",
+	`image <image>: unavailable: registry <host>: speaks plain HTTP; set plainHTTP in --registries`:                                                           "internal/image: TestTLS",
+	`node plugin: still recovering after its start; the call will be tried again`:                                                                             "csi: TestNotReadyIsNotFinal",
+	`image <image>: image cache: no space left on device`:                                                                                                     "internal/image: TestDiskFull",
+	`program "<program>": tracepoint "<tracepoint>": 64 programs run there, more than that the kernel does not take; use another tracepoint or rawTracepoint`: "untested: wants 64 programs at one tracepoint",
+	`program "<program>": binary "<path>": has no function symbols; give an offset in the file`:                                                               "untested: wants a stripped binary",
+	`program "<program>": symbol "<symbol>": offset <n> is outside its <n> bytes; choose a smaller one`:                                                       "internal/hook: TestAttachErrorsLeaveNothing",
+	`program "<program>": cgroup "<path>": not in the cgroup2 file system; name a cgroup of version 2`:                                                        "internal/hook: TestCgroupPathStaysInside",
+	`program "<program>": event "<event>": this machine cannot sample it (<why>); cpu-clock works everywhere`:                                                 "untested: wants a machine without hardware events",
+	`program "<program>": cookie of a raw tracepoint: needs Linux 6.10; leave it out`:                                                                         "untested: wants an older kernel",
+	`program "<program>": this kernel does not <what>; see bpfvol doctor`:                                                                                     "loader: TestProgramTypeThatTheKernelRefusesIsNoVerifierError",
+	`load: <problem>; see bpfvol doctor`: "loader: TestKconfigIsFilledIn",
+	`<anything else>`:                    "csi: TestCodes",
+}
+
+// entry is one text of the document.
+type entry struct {
+	code string
+	text string
+	*regexp.Regexp
+}
+
+var placeholder = regexp.MustCompile(`<[^<>]+>`)
+
+func document(t *testing.T) (entries []entry, sections []string) {
+	t.Helper()
+	text, err := os.ReadFile(documentFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSuffix(line, "\n")
+		if code, ok := strings.CutPrefix(line, "## "); ok {
+			sections = append(sections, code)
+		}
+		text, ok := strings.CutPrefix(line, "- `")
+		if !ok {
+			continue
+		}
+		text, ok = strings.CutSuffix(text, "`\\")
+		if !ok || len(sections) == 0 {
+			t.Errorf("entry is not written like the others: %s", line)
+			continue
+		}
+		pattern := placeholder.ReplaceAllString(regexp.QuoteMeta(text), ".*")
+		entries = append(entries, entry{sections[len(sections)-1], text, regexp.MustCompile("^" + pattern + "$")})
+	}
+	return entries, sections
+}
+
+// What the tests of this package want to read is in docs/events.md, under its code.
+func TestEveryTextIsDocumented(t *testing.T) {
+	entries, _ := document(t)
+	answers := map[answer]bool{otherArguments: true, inFlight: true, stillPulling: true, notTakenAway: true, noPolicy: true}
+	for _, r := range refusals {
+		answers[answer{r.code, r.says}] = true
+	}
+	met := map[string]bool{}
+	for a := range answers {
+		found := false
+		for _, e := range entries {
+			if e.code == a.code.String() && e.MatchString(a.says) {
+				found, met[e.text] = true, true
+			}
+		}
+		if !found {
+			t.Errorf("not in %s, under %v: %s", documentFile, a.code, a.says)
+		}
+	}
+	for _, e := range entries {
+		where, known := elsewhere[e.text]
+		switch {
+		case !met[e.text] && !known:
+			t.Errorf("%s has a text that no test wants to read: %s", documentFile, e.text)
+		case met[e.text] && known:
+			t.Errorf("tested here, and said to be tested by %s: %s", where, e.text)
+		}
+	}
+}
+
+func TestTestsElsewhereExist(t *testing.T) {
+	for text, where := range elsewhere {
+		pkg, name, ok := strings.Cut(where, ": ")
+		if !ok || pkg == "untested" {
+			continue
+		}
+		found := false
+		files, err := filepath.Glob("../../" + pkg + "/*_test.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			source, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found = found || strings.Contains(string(source), "\nfunc "+name+"(")
+		}
+		if !found {
+			t.Errorf("%s has no %s, which is said to test: %s", pkg, name, text)
+		}
+	}
+}
+
+// The document has a section for each code, and each has a case.
+func TestEveryCodeIsDocumentedAndTested(t *testing.T) {
+	_, sections := document(t)
+	var want []string
+	for _, code := range codesOfTheDriver {
+		want = append(want, code.String())
+	}
+	if got := strings.Join(sections, " "); got != strings.Join(want, " ") {
+		t.Errorf("sections are %s, want %s", got, want)
+	}
+	tested := map[codes.Code]bool{otherArguments.code: true, inFlight.code: true}
+	for _, r := range refusals {
+		tested[r.code] = true
+	}
+	for _, code := range codesOfTheDriver {
+		if !tested[code] && code != codes.Internal {
+			t.Errorf("no case has code %v", code)
+		}
+	}
+}
