@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/bpfvol/bpfvol/internal/volume"
@@ -59,6 +60,10 @@ func (n needed) addProgram(spec *ebpf.CollectionSpec, name string) error {
 	n.programs[name] = prog
 	for i := range prog.Instructions {
 		ins := &prog.Instructions[i]
+		if byNumber(ins) {
+			return invalid("program %s: instruction %d names a map or a kernel object by number, not by a symbol; compile it with clang, which does not",
+				quote(name), i)
+		}
 		if !ins.IsLoadFromMap() || ins.Reference() == "" {
 			continue
 		}
@@ -67,6 +72,28 @@ func (n needed) addProgram(spec *ebpf.CollectionSpec, name string) error {
 		}
 	}
 	return nil
+}
+
+// byNumber says whether an instruction names something outside the program by a number and not by a symbol: a map by a
+// descriptor, which would be one of this process and may be another volume's, or a part of the kernel by its BTF id, whose
+// name no policy would see.
+func byNumber(ins *asm.Instruction) bool {
+	switch {
+	case ins.IsKfuncCall():
+		return ins.Reference() == "" || ins.Constant != -1 // which is what the ELF reader makes of a symbol's
+	case !ins.OpCode.IsDWordLoad():
+		return false
+	}
+	switch ins.Src {
+	case asm.R0, asm.PseudoFunc:
+		return false
+	case asm.PseudoMapFD:
+		return ins.Reference() == ""
+	case asm.PseudoMapValue:
+		// The ELF reader knows variables of .kconfig without a reference. Descriptor 0 is no map.
+		return ins.Reference() == "" && ins.Constant != 0
+	}
+	return true
 }
 
 func (n needed) addMap(spec *ebpf.CollectionSpec, name string) error {
