@@ -83,7 +83,7 @@ func openLines(dir, name string) (io.ReadCloser, error) {
 		if m.JSON {
 			return os.Open(filepath.Join(dir, "json", name))
 		}
-		return lookUp(dir, name)
+		return lookUp(dir, m)
 	}
 	hint := "it has: " + strings.Join(mapNames(v), ", ")
 	if near := volume.Suggest(name, mapNames(v)); near != "" {
@@ -101,7 +101,8 @@ func mapNames(v podfs.Volume) []string {
 }
 
 // lookUp reads a map without an iterator by its keys.
-func lookUp(dir, name string) (io.ReadCloser, error) {
+func lookUp(dir string, shown podfs.Shown) (io.ReadCloser, error) {
+	name := shown.Name
 	m, err := ebpf.LoadPinnedMap(filepath.Join(dir, "maps", name), &ebpf.LoadPinOptions{ReadOnly: true})
 	if err != nil {
 		return nil, fmt.Errorf("map %q: %w", name, err)
@@ -115,8 +116,10 @@ func lookUp(dir, name string) (io.ReadCloser, error) {
 	for entries.Next(&k, &v) {
 		out = line.Append(out, k, v)
 	}
-	if err := entries.Err(); err != nil {
-		return nil, fmt.Errorf("map %q of type %s can't be listed: %w; read it with a program of its own", name, m.Type(), err)
+	if err := entries.Err(); errors.Is(err, ebpf.ErrIterationAborted) {
+		return nil, fmt.Errorf("map %q changes faster than it can be listed; try again", name)
+	} else if err != nil {
+		return nil, fmt.Errorf("map %q is of type %s, which can't be listed; read maps/%s with a program of its own", name, shown.Type, name)
 	}
 	return io.NopCloser(bytes.NewReader(out)), nil
 }
@@ -161,13 +164,14 @@ func lineTable(w io.Writer, lines io.Reader) error {
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	scanner := bufio.NewScanner(lines)
 	scanner.Buffer(nil, 1<<20)
-	for first := true; scanner.Scan(); first = false {
+	empty := true
+	for ; scanner.Scan(); empty = false {
 		var entry struct{ Key, Value json.RawMessage }
 		if err := json.Unmarshal(scanner.Bytes(), &entry); err != nil {
 			return fmt.Errorf("unexpected line %.80q: %w", scanner.Text(), err)
 		}
 		columns := append(flatten("KEY", entry.Key), flatten("VALUE", entry.Value)...)
-		if first {
+		if empty {
 			var names []any
 			for _, c := range columns {
 				names = append(names, c.name)
@@ -186,6 +190,11 @@ func lineTable(w io.Writer, lines io.Reader) error {
 	}
 	if err := scanner.Err(); err != nil {
 		return err
+	}
+	if empty {
+		if err := row(tw, "KEY", "VALUE"); err != nil {
+			return err
+		}
 	}
 	return tw.Flush()
 }
