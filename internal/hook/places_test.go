@@ -116,6 +116,31 @@ func TestCgroupTypesFitTheirPrograms(t *testing.T) {
 	}
 }
 
+// Opening some files is not harmless: a FIFO blocks until somebody writes to it, a watchdog device starts counting down.
+func TestUprobeOpensOnlyRegularFiles(t *testing.T) {
+	prog, _ := counter(t, ebpf.Kprobe, 0)
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{fifo, "/dev/null", "/etc"} {
+		failed := make(chan error, 1)
+		go func() {
+			_, err := Attach(prog, &volume.Uprobe{Path: path, Symbol: "main"})
+			failed <- err
+		}()
+		select {
+		case err := <-failed:
+			if err == nil || !strings.Contains(err.Error(), "not a regular file") {
+				t.Errorf("%s: error is %v", path, err)
+			}
+		case <-time.After(10 * time.Second):
+			unix.Open(fifo, unix.O_RDWR|unix.O_NONBLOCK, 0)
+			t.Fatalf("%s: attaching does not return", path)
+		}
+	}
+}
+
 func TestUprobeOfOneProcessIgnoresOthers(t *testing.T) {
 	bpftest.Root(t)
 	prog, runs := counter(t, ebpf.Kprobe, 0)

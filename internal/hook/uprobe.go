@@ -22,26 +22,19 @@ func attachUprobe(prog *ebpf.Program, h *volume.Uprobe) (link.Link, error) {
 	if err := wantType(prog, ebpf.Kprobe); err != nil {
 		return nil, err
 	}
-	file, err := os.Open(h.Path)
-	if notThere(err) {
-		return nil, &MissingError{What: "binary", Name: h.Path}
-	} else if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	before, err := file.Stat()
+	file, err := openRegular(h.Path)
 	if err != nil {
 		return nil, err
 	}
-	if !before.Mode().IsRegular() {
-		return nil, unfit("binary %s: not a regular file; name an executable or a shared library", quote(h.Path))
-	}
+	defer file.Close()
 	address, err := probeOffset(file, h)
 	if err != nil {
 		return nil, err
 	}
 
-	ex, err := link.OpenExecutable(h.Path)
+	// By the open file: in one that replaced it the offset would point anywhere, even into an instruction. (bpftool shows
+	// this path then; volume.json has the one that was asked for.)
+	ex, err := link.OpenExecutable(ownFile(int(file.Fd())))
 	if err != nil {
 		return nil, err
 	}
@@ -55,12 +48,35 @@ func attachUprobe(prog *ebpf.Program, h *volume.Uprobe) (link.Link, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", h.Kind(), quote(h.Path), err)
 	}
-	// The kernel opened the path anew. In another file the offset would point anywhere, even into an instruction.
-	if after, err := os.Stat(h.Path); err != nil || !os.SameFile(before, after) {
-		return nil, errors.Join(unfit("binary %s: replaced while attaching; try again", quote(h.Path)), l.Close())
-	}
 	return l, nil
 }
+
+// openRegular opens a file that exists and is a regular one. It looks before it opens: opening a FIFO waits for a writer,
+// and opening a device can do anything.
+func openRegular(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if notThere(err) {
+		return nil, &MissingError{What: "binary", Name: path}
+	} else if err != nil {
+		return nil, fmt.Errorf("binary %s: %w", quote(path), err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, fmt.Errorf("binary %s: %w", quote(path), err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, unfit("binary %s: not a regular file; name an executable or a shared library", quote(path))
+	}
+	file, err := os.Open(ownFile(fd))
+	if err != nil {
+		return nil, fmt.Errorf("binary %s: %w", quote(path), errors.Unwrap(err))
+	}
+	return file, nil
+}
+
+// ownFile is a path of a file that this process has open.
+func ownFile(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 // probeOffset returns where in the file the probe goes.
 func probeOffset(file *os.File, h *volume.Uprobe) (uint64, error) {
