@@ -129,7 +129,11 @@ func mapBytes(m *ebpf.MapSpec, cpus uint64) uint64 {
 	default:
 		each = 64 + key + value
 	}
-	return add(mul(each, n), mapHeader)
+	total := add(mul(each, n), mapHeader)
+	if m.InnerMap != nil { // made as a pattern, and gone when the outer map is there
+		total = add(total, mapBytes(m.InnerMap, cpus))
+	}
+	return total
 }
 
 // roundUp rounds to the 8 bytes that the kernel aligns keys and values to.

@@ -165,6 +165,15 @@ func memlock(t *testing.T, m *ebpf.Map) uint64 {
 	return 0
 }
 
+// The kernel wants a map like those that a map of maps will hold, and makes it for a moment.
+func TestMapBytesCountInnerMaps(t *testing.T) {
+	inner := &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 8, MaxEntries: 100_000}
+	outer := &ebpf.MapSpec{Type: ebpf.HashOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1, InnerMap: inner}
+	if got, want := mapBytes(outer, 1), mapBytes(inner, 1); got < want {
+		t.Errorf("estimated %d bytes, of which the inner map has %d", got, want)
+	}
+}
+
 func TestMapBytesSaturate(t *testing.T) {
 	huge := &ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 1<<32 - 1, ValueSize: 1<<32 - 1, MaxEntries: 1<<32 - 1}
 	if got := mapBytes(huge, 1<<20); got != 1<<64-1 {
