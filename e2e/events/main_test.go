@@ -21,8 +21,12 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(bpftest.Run(isolated{m})) }
 
-// binVariable holds the path of bpfvol in the process that runs the tests.
-const binVariable = "BPFVOL_TEST_BIN"
+const (
+	// binVariable holds the path of bpfvol. Where it is not set, and there is go, bpfvol is built.
+	binVariable = "BPFVOL_TEST_BIN"
+	// insideVariable is set in the process that runs the tests.
+	insideVariable = "BPFVOL_TEST_INSIDE"
+)
 
 // isolated runs the tests in a process that has a network namespace of its own, with lo, and eth0 joined to eth1: so
 // that daemon, registry and tests are together there, and nowhere else.
@@ -33,7 +37,7 @@ func (i isolated) Run() int {
 		return i.m.Run()
 	}
 	run := outside
-	if os.Getenv(binVariable) != "" {
+	if os.Getenv(insideVariable) != "" {
 		run = i.inside
 	}
 	code, err := run()
@@ -46,22 +50,24 @@ func (i isolated) Run() int {
 
 // outside builds bpfvol and runs this program again.
 func outside() (code int, err error) {
-	dir, err := os.MkdirTemp("", "bpfvol-bin-")
-	if err != nil {
-		return 0, err
-	}
-	defer os.RemoveAll(dir)
-	bin := filepath.Join(dir, "bpfvol")
-	build := exec.Command("go", "build", "-o", bin, "../../cmd/bpfvol")
-	if out, err := build.CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("go build: %w: %s", err, out)
+	bin := os.Getenv(binVariable)
+	if _, err := exec.LookPath("go"); bin == "" && err == nil {
+		dir, err := os.MkdirTemp("", "bpfvol-bin-")
+		if err != nil {
+			return 0, err
+		}
+		defer os.RemoveAll(dir)
+		bin = filepath.Join(dir, "bpfvol")
+		if out, err := exec.Command("go", "build", "-o", bin, "../../cmd/bpfvol").CombinedOutput(); err != nil {
+			return 0, fmt.Errorf("go build: %w: %s", err, out)
+		}
 	}
 	self, err := os.Executable()
 	if err != nil {
 		return 0, err
 	}
 	tests := exec.Command(self, os.Args[1:]...)
-	tests.Env = append(os.Environ(), binVariable+"="+bin)
+	tests.Env = append(os.Environ(), insideVariable+"=1", binVariable+"="+bin)
 	tests.Stdout, tests.Stderr = os.Stdout, os.Stderr
 	tests.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	err = tests.Run()
