@@ -191,10 +191,12 @@ func describeLoad(err error) error {
 	return &problem{text: text, kind: errnoOf(err), cause: err}
 }
 
-// lacksKernel says whether the object asks for a configuration option or symbol that this kernel has not. cilium/ebpf
-// says so in words only.
+// lacksKernel says whether the object asks for a configuration option or symbol that this kernel has not, or has with
+// another type. cilium/ebpf says so in words only.
 func lacksKernel(err error) bool {
-	return strings.Contains(err.Error(), ": resolve .kconfig: ") || strings.Contains(err.Error(), ": resolve .ksyms: ")
+	return slices.ContainsFunc([]string{": resolve .kconfig: ", ": resolve .ksyms: ", ": fixing up kfuncs: kfunc "}, func(words string) bool {
+		return strings.Contains(err.Error(), words)
+	})
 }
 
 // errnoOf is the kernel's answer without the words around it.
