@@ -240,7 +240,7 @@ func TestChecksAgreeWithDirectAttempts(t *testing.T) {
 		"cls_bpf": func(d direct) error {
 			return d.command("tc qdisc add dev lo clsact; tc filter add dev lo ingress bpf bytecode '1,6 0 0 4294967295'")
 		},
-		"netkit": func(d direct) error { return d.command("ip link add nk0 type netkit") },
+		"netkit": func(d direct) error { return d.command("ip link add direct type netkit") }, // its peer becomes nk0
 		"netfilter": func(d direct) error {
 			return d.inNetNS("netfilter_accept", func(p *ebpf.Program) error {
 				return end(link.AttachNetfilter(link.NetfilterOptions{Program: p, ProtocolFamily: link.NetfilterProtoIPv6, Hook: link.NetfilterInetForward, Priority: 5}))
