@@ -116,6 +116,7 @@ func TestGPLOnlyHelpersAreTheKernels(t *testing.T) {
 // The estimate is for a policy's limit: it must not be below what the kernel takes, nor far above.
 func TestMapBytesAreNearTheKernels(t *testing.T) {
 	bpftest.Root(t)
+	bpftest.SkipOnOldKernel(t, "6.4", "the true size of maps in fdinfo")
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		t.Fatal(err)
