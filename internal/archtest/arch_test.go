@@ -61,7 +61,7 @@ var homes = map[string][]string{
 	"github.com/google/go-containerregistry":      {"verify/cosign"},
 	"github.com/fsnotify/fsnotify":                {"verify"},
 	"github.com/vishvananda/netlink":              {"dispatcher", "internal/doctor"},
-	"k8s.io/mount-utils":                          {"internal/podfs", "internal/doctor"},
+	"k8s.io/mount-utils":                          {"internal/doctor"},
 	"golang.org/x/sys/unix":                       {"dispatcher", "internal/doctor", "internal/hook", "internal/kernelstate", "internal/node", "internal/podfs", "internal/podfs/mapjson"},
 	"github.com/spf13/cobra":                      {"cmd/bpfvol"},
 	"github.com/prometheus/client_golang":         {"cmd/bpfvol"},

@@ -361,6 +361,30 @@ func TestForeignMountOnTop(t *testing.T) {
 	}
 }
 
+// TestOddMountElsewhere has somebody mount a file system without a source, for which mountinfo has a field less.
+func TestOddMountElsewhere(t *testing.T) {
+	bpftest.NothingLeft(t)
+	odd := t.TempDir()
+	if err := unix.Mount("", odd, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Unmount(odd, 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	dir := mounted(t, content(t))
+	if err := Check(dir, ""); err != nil {
+		t.Errorf("Check: %v", err)
+	}
+	if err := Check(odd, ""); !errors.Is(err, ErrTarget) || !strings.Contains(err.Error(), `"tmpfs"`) {
+		t.Errorf("Check of the odd mount: %v", err)
+	}
+	if err := Unmount(dir); err != nil {
+		t.Errorf("Unmount: %v", err)
+	}
+}
+
 func TestMountFails(t *testing.T) {
 	bpftest.NothingLeft(t)
 	c := content(t)

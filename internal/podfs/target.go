@@ -8,10 +8,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
-	"k8s.io/mount-utils"
 )
 
 var (
@@ -131,20 +131,38 @@ func ours(f *os.File, target string) (bool, error) {
 	if st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
 		return false, nil
 	}
-	mounts, err := mount.ParseMountInfo("/proc/self/mountinfo")
-	if err != nil {
+	fsType, from, err := mountOf(st.Mnt_id)
+	switch {
+	case err != nil:
 		return false, fmt.Errorf("target: %w", err)
+	case fsType == "tmpfs" && from == source:
+		return true, nil
+	case fsType == "":
+		return false, taken(target, "a file system that is not in mountinfo is mounted there; unmount it")
 	}
-	for _, m := range mounts {
-		if uint64(m.ID) != st.Mnt_id {
+	return false, taken(target, "a file system of type %.40q is mounted there; unmount it", fsType)
+}
+
+// mountOf returns type and source of a mount; no type if it is not in mountinfo. It reads no other mount's line: those are
+// anybody's, and one that is odd must not keep every volume of the node from being published. (proc_pid_mountinfo(5);
+// mount-utils refuses all lines where one mount has an empty source.)
+func mountOf(id uint64) (fsType, from string, err error) {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return "", "", err
+	}
+	prefix := strconv.FormatUint(id, 10) + " "
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasPrefix(line, prefix) {
 			continue
 		}
-		if m.FsType == "tmpfs" && m.Source == source {
-			return true, nil
-		}
-		return false, taken(target, "a file system of type %.40q is mounted there; unmount it", m.FsType)
+		// White space in paths is escaped, so this ends the optional fields.
+		_, tail, _ := strings.Cut(line, " - ")
+		fsType, tail, _ = strings.Cut(tail, " ")
+		from, _, _ = strings.Cut(tail, " ")
+		return fsType, from, nil
 	}
-	return false, taken(target, "a file system that is not in mountinfo is mounted there; unmount it")
+	return "", "", nil
 }
 
 func checkEmpty(f *os.File, target string) error {
