@@ -30,6 +30,7 @@ var (
 	otherArguments = answer{codes.AlreadyExists, "volume: already published with other arguments; unpublish it first"}
 	inFlight       = answer{codes.Aborted, "volume: operation in flight; it will be tried again"}
 	stillPulling   = answer{codes.Aborted, "image $IMAGE: pull still running; try again"}
+	notUnpinned    = answer{codes.Aborted, "could not take everything away: pins: directory not empty; look at the node plugin's bpffs directory"}
 	notTakenAway   = answer{codes.Aborted, `could not take everything away: target: a file system of type "tmpfs" is mounted there; unmount it`}
 	noPolicy       = answer{codes.PermissionDenied, `image $IMAGE: no policy is in force; an admin must add a BytecodePolicy whose images include "$REGISTRY/acme/count"`}
 )
@@ -129,25 +130,52 @@ func TestUnpublishOfNothing(t *testing.T) {
 	n.wantNothing(t, before, req)
 }
 
-// What somebody mounted over the volume is his. The volume is kept until he takes it away.
+// What somebody else put into the volume is his. The volume is kept until he takes it away.
 func TestTeardownThatCannotFinish(t *testing.T) {
 	n := newNode(t)
-	req := n.request(t, map[string]string{"image": count, "attach": onEth0})
-	before := n.snapshot(t)
-	if err := n.publish(t, req); err != nil {
-		t.Fatal(err)
+	for _, c := range []struct {
+		name      string
+		put, take func(req *csi.NodePublishVolumeRequest) error
+		says      answer
+	}{
+		{
+			"Mount",
+			func(req *csi.NodePublishVolumeRequest) error {
+				return unix.Mount("somebody", req.TargetPath, "tmpfs", 0, "")
+			},
+			func(req *csi.NodePublishVolumeRequest) error { return unix.Unmount(req.TargetPath, 0) },
+			notTakenAway,
+		},
+		{
+			"Pins",
+			func(req *csi.NodePublishVolumeRequest) error {
+				return os.Mkdir(filepath.Join(n.BPFFSDir(), "volumes", req.VolumeId, "his"), 0o700)
+			},
+			func(req *csi.NodePublishVolumeRequest) error {
+				return os.Remove(filepath.Join(n.BPFFSDir(), "volumes", req.VolumeId, "his"))
+			},
+			notUnpinned,
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			req := n.request(t, map[string]string{"image": count, "attach": onEth0})
+			before := n.snapshot(t)
+			if err := n.publish(t, req); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.put(req); err != nil {
+				t.Fatal(err)
+			}
+			n.want(t, req, n.unpublish(t, req), c.says)
+			if err := c.take(req); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.unpublish(t, req); err != nil {
+				t.Error(err)
+			}
+			n.wantNothing(t, before, req)
+		})
 	}
-	if err := unix.Mount("somebody", req.TargetPath, "tmpfs", 0, ""); err != nil {
-		t.Fatal(err)
-	}
-	n.want(t, req, n.unpublish(t, req), notTakenAway)
-	if err := unix.Unmount(req.TargetPath, 0); err != nil {
-		t.Fatal(err)
-	}
-	if err := n.unpublish(t, req); err != nil {
-		t.Error(err)
-	}
-	n.wantNothing(t, before, req)
 }
 
 func TestSpoiledCacheIsRepaired(t *testing.T) {

@@ -77,7 +77,7 @@ func (e *Engine) apply(ctx context.Context, name string, v *decided, rec *Record
 
 func (e *Engine) attachAll(ctx context.Context, name string, members []member, coll *loader.Collection) error {
 	if err := os.Mkdir(filepath.Join(e.pins(name), "links"), 0o700); err != nil {
-		return fmt.Errorf("pins: %w", err)
+		return pinsError(err)
 	}
 	for i, m := range members {
 		if err := e.attach(ctx, name, i, m, coll); err != nil {

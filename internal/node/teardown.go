@@ -57,11 +57,19 @@ func (e *Engine) teardown(ctx context.Context, name, target string) error {
 	if target != "" {
 		errs = append(errs, podfs.Unmount(target))
 	}
-	errs = append(errs, e.points.Detach(ctx, name), unpin(e.pins(name)))
+	errs = append(errs, e.points.Detach(ctx, name), pinsError(unpin(e.pins(name))))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
 	return e.records.remove(name)
+}
+
+// pinsError leaves out the path, which names the volume.
+func pinsError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("pins: %w; look at the node plugin's bpffs directory", withoutPath(err))
 }
 
 // unpin removes a volume's pins: links first, so that nothing runs without its maps.
