@@ -15,6 +15,7 @@
 //   - a refused or failed publish leaves nothing (TestFailedPublishLeavesNothing)
 //   - kill -9 after any stage, then recovery: nothing is left, and a retry works (TestKilledAfterEachStage)
 //   - publishing again with the same arguments changes nothing, with others is refused (TestPublishAgain)
+//   - a volume that cannot be taken away holds up no other one (TestRecoverGoesOnPastAStuckVolume)
 //   - an idle engine holds no BPF object, so a restart drops no packet (TestIdleEngineHoldsNoBPFObjects)
 package node
 

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -69,11 +71,14 @@ func (e *Engine) alreadyPublished(ctx context.Context, name string, req Request)
 			return false, fmt.Errorf("volume: %w; unpublish it first", ErrConflict)
 		}
 		mounted, err := podfs.Mounted(rec.Target)
-		if err != nil || mounted {
-			return mounted, err
+		if err != nil {
+			return false, err
+		}
+		if mounted && e.pinned(name) {
+			return true, nil
 		}
 	}
-	// Half-published, unreadable, or its mount is gone: start over.
+	// Half-published, unreadable, or its mount or its pins are gone: start over.
 	target := req.Target
 	if rec != nil {
 		target = rec.Target
@@ -82,4 +87,11 @@ func (e *Engine) alreadyPublished(ctx context.Context, name string, req Request)
 		return false, fmt.Errorf("%w: %w", ErrTeardown, err)
 	}
 	return false, nil
+}
+
+// pinned says whether a volume has pins. Without, nothing of it runs, whatever its record and its mount look like:
+// somebody unmounted the bpffs.
+func (e *Engine) pinned(name string) bool {
+	_, err := os.Stat(e.pins(name))
+	return !errors.Is(err, fs.ErrNotExist)
 }

@@ -5,7 +5,6 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,19 +15,20 @@ import (
 )
 
 // Recover takes away what a crash left half-done: a record without its mount, pins without a record, members without
-// a record. Volumes that are whole keep running and are not touched. Call it once before the first Publish.
+// a record. Volumes that are whole keep running and are not touched. One that cannot be taken away is logged and left to
+// its next call: it must not keep every other volume of the node from being published. Call it once before the first
+// Publish.
 func (e *Engine) Recover(ctx context.Context) error {
 	names, err := e.suspects()
 	if err != nil {
 		return err
 	}
-	errs := []error{e.locks.sweep()}
 	for _, name := range names {
 		if err := e.recoverVolume(ctx, name); err != nil && !errors.Is(err, ErrBusy) {
-			errs = append(errs, fmt.Errorf("recover volume %s: %w", name, err))
+			klog.FromContext(ctx).Error(err, "volume not recovered, its next publish or unpublish tries again", "volume", name)
 		}
 	}
-	return errors.Join(errs...)
+	return e.locks.sweep()
 }
 
 func (e *Engine) recoverVolume(ctx context.Context, name string) error {
@@ -43,6 +43,10 @@ func (e *Engine) recoverVolume(ctx context.Context, name string) error {
 		target = rec.Target
 		if rec.State == statePublished {
 			mounted, err := podfs.Mounted(target)
+			if mounted && !e.pinned(name) {
+				klog.FromContext(ctx).Error(nil, "the pins of a volume are gone, so its programs do not run; delete its pod",
+					"volume", name, "pod", klog.KRef(rec.Pod.Namespace, rec.Pod.Name))
+			}
 			if err != nil || mounted {
 				return err
 			}
@@ -50,8 +54,11 @@ func (e *Engine) recoverVolume(ctx context.Context, name string) error {
 	} else if !errors.Is(err, ErrUnknownVolume) {
 		klog.FromContext(ctx).Error(err, "record unreadable, taking the volume away")
 	}
+	if err := e.teardown(ctx, name, target); err != nil {
+		return err
+	}
 	klog.FromContext(ctx).Info("half-published volume taken away", "volume", name, "target", target)
-	return e.teardown(ctx, name, target)
+	return nil
 }
 
 // suspects lists every volume of which anything exists.

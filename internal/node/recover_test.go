@@ -159,3 +159,39 @@ func TestPublishAfterTheMountIsGone(t *testing.T) {
 		t.Errorf("one call was counted %d times", got)
 	}
 }
+
+// Somebody unmounted the bpffs, and with it all pins: the mounts on the targets stand, but nothing runs.
+func TestPublishAfterThePinsAreGone(t *testing.T) {
+	f := newFixture(t)
+	req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)
+	f.publish(t, req)
+	if err := unpin(f.pins(volume.FileName(req.VolumeID))); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Publish(f.ctx, req); err != nil {
+		t.Fatal(err)
+	}
+	before := hits(t, req.Target)
+	getpgid(t, 1)
+	if got := hits(t, req.Target) - before; got != 1 {
+		t.Errorf("one call was counted %d times", got)
+	}
+}
+
+// A volume that cannot be taken away is one pod's trouble: the others of the node must get their volumes.
+func TestRecoverGoesOnPastAStuckVolume(t *testing.T) {
+	f := newFixture(t)
+	image := f.signed(t, "hooks", hooks())
+	stuck := f.request(t, image, onGetpgid)
+	f.publish(t, stuck)
+	if err := unix.Mount("somebody", stuck.Target, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(stuck.Target, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	f.restart(t)
+	f.publish(t, f.request(t, image, onGetpgid))
+}
