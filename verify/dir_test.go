@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -350,4 +351,36 @@ func TestRunEndsWithItsContextAndWithClose(t *testing.T) {
 	must(t, d.Close())
 	must(t, d.Close())
 	must(t, d.Run(quiet))
+}
+
+// A node has 128 inotify instances for all of root's processes; when they are used up, a revoked policy must go all the same.
+func TestChangesAreSeenWithoutInotify(t *testing.T) {
+	const inside = "BPFVOL_TEST_WITHOUT_INOTIFY"
+	if os.Getenv(inside) == "" {
+		child := exec.Command(os.Args[0], "-test.run=^TestChangesAreSeenWithoutInotify$", "-test.v")
+		child.Env = append(os.Environ(), inside+"=1")
+		child.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER,
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		}
+		out, err := child.CombinedOutput()
+		if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EINVAL) {
+			t.Skipf("no user namespace: %v", err)
+		}
+		if err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	must(t, os.WriteFile("/proc/sys/user/max_inotify_instances", []byte("0"), 0))
+	dir := t.TempDir()
+	put(t, dir, "a.yaml", text("a", "acme/*"))
+	d, log := watch(t, dir)
+	put(t, dir, "b.yaml", text("b", "acme/*"))
+	within(t, d, "a", "b")
+	must(t, os.Remove(filepath.Join(dir, "a.yaml")))
+	within(t, d, "b")
+	if !strings.Contains(log.String(), "fs.inotify.max_user_instances") {
+		t.Errorf("the log does not say what to raise: %s", log)
+	}
 }

@@ -5,7 +5,6 @@ package verify
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"slices"
 	"time"
@@ -28,7 +27,9 @@ const (
 func (d *Dir) Run(ctx context.Context) error {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
-		return fmt.Errorf("policy directory %s: watch: %w; raise fs.inotify.max_user_instances", d.path, err)
+		klog.FromContext(ctx).Error(err, "policy directory cannot be watched, so it is read four times a second; raise fs.inotify.max_user_instances", "dir", d.path)
+		d.poll(ctx)
+		return nil
 	}
 	defer w.Close()
 	// The parent tells of a directory that is renamed into place, or a symlink to one that is swapped.
@@ -73,6 +74,24 @@ func (d *Dir) Run(ctx context.Context) error {
 			if !ok || err != nil {
 				timer.Reset(retry)
 			}
+		}
+	}
+}
+
+// poll is Run for a node whose inotify instances are used up: what a policy no longer allows must not go on because of that.
+func (d *Dir) poll(ctx context.Context) {
+	report := reporter{log: klog.FromContext(ctx), dir: d.path}
+	every := time.NewTicker(retry)
+	defer every.Stop()
+	for {
+		_ = d.reload() // Err has it
+		report.state(d.Policies(), d.Err())
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.done:
+			return
+		case <-every.C:
 		}
 	}
 }
