@@ -177,7 +177,7 @@ func refused(prog *ebpf.ProgramSpec, err error) error {
 // describeLoad is for everything that is not about one program's instructions. The text of cilium/ebpf names the map
 // or program.
 func describeLoad(err error) error {
-	text := "load: " + printable(err.Error())
+	text := "load: " + strings.Replace(printable(err.Error()), ": map create: ", ": ", 1)
 	isErrno := errors.As(err, new(syscall.Errno))
 	switch {
 	case errors.Is(err, syscall.ENOMEM), errors.Is(err, syscall.E2BIG):
