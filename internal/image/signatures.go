@@ -53,7 +53,11 @@ func (r *Root) signatures(ctx context.Context, fresh bool) ([]Signature, error) 
 			return nil, ErrNotCached
 		}
 		if kept != nil {
-			return r.collect(ctx, *kept)
+			sigs, err := r.collect(ctx, *kept)
+			// What the cache has lost or spoiled may have been replaced at the registry: then look for what it has now.
+			if lost := errors.Is(err, ErrNotFound) || errors.Is(err, ErrDigestMismatch); !lost || offline {
+				return sigs, err
+			}
 		}
 	}
 	if r.local {

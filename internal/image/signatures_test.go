@@ -326,3 +326,36 @@ func TestKeptSignaturesAreRepaired(t *testing.T) {
 		wantSignatures(t, never, false, three())
 	}
 }
+
+// Signing again replaces the manifest of the .sig tag, and registries throw away what no tag names. A cache that has lost
+// the old one must look for the new one, not fail for good.
+func TestSignedAgainAndCacheLostTheOldSignatures(t *testing.T) {
+	reg := imagetest.Start(t)
+	ref := signed(t, reg)
+	store, dir := cached(t, reg)
+	root, err := resolve(t, store, ref, image.PullOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantSignatures(t, root, false, three())
+
+	answer, err := http.Get("http://" + reg.Host + "/v2/acme/count/manifests/sha256-" + root.Digest.Encoded() + ".sig")
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	old := answer.Header.Get("Docker-Content-Digest")
+	again := image.Signature{Format: image.FormatTag, Payload: []byte(`{"tag":2}`), Annotations: map[string]string{"dev.cosignproject.cosign/signature": "dHdv"}}
+	at := ref
+	at.Digest = root.Digest
+	if err := imagetest.Store(t, reg.Host).AttachSignature(t.Context(), at, again); err != nil {
+		t.Fatal(err)
+	}
+	reg.Intercept(imagetest.Status("/manifests/"+old, http.StatusNotFound))
+	for _, path := range blobs(t, dir) {
+		if strings.HasSuffix(path, strings.TrimPrefix(old, "sha256:")) {
+			spoil(t, path)
+		}
+	}
+	wantSignatures(t, root, false, append(three(), again))
+}
