@@ -74,10 +74,6 @@ func checkELF(object []byte) error {
 	if file.Class != elf.ELFCLASS64 {
 		return invalid("object: %s; BPF objects are 64-bit: compile it with clang -target bpf", file.Class)
 	}
-	if host := hostOrder(); file.Data != host {
-		return invalid("object: %s, this node is %s; compile it with clang -target %s",
-			endian(file.Data), endian(host), map[elf.Data]string{elf.ELFDATA2LSB: "bpfel", elf.ELFDATA2MSB: "bpfeb"}[host])
-	}
 	if n := len(file.Sections); n > maxSections {
 		return invalid("object: %d sections are over the limit of %d", n, maxSections)
 	}
@@ -86,6 +82,19 @@ func checkELF(object []byte) error {
 		return err
 	}
 	return checkSymbols(file, sizes)
+}
+
+// checkOrder refuses an object for machines of the other byte order.
+func checkOrder(spec *ebpf.CollectionSpec) error {
+	order := elf.ELFDATA2LSB
+	if spec.ByteOrder == binary.BigEndian {
+		order = elf.ELFDATA2MSB
+	}
+	if host := hostOrder(); order != host {
+		return invalid("object: %s, this node is %s; compile it with clang -target %s",
+			endian(order), endian(host), map[elf.Data]string{elf.ELFDATA2LSB: "bpfel", elf.ELFDATA2MSB: "bpfeb"}[host])
+	}
+	return nil
 }
 
 // sizes are what the sections of an object add up to.

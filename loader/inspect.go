@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/bpfvol/bpfvol/internal/podfs/mapjson"
 )
 
 // Summary is what an object holds, for people. Its texts come from the object.
@@ -55,7 +57,7 @@ type VariableSummary struct {
 	Type    string `json:"type"`
 }
 
-// Inspect reads an object. Nothing is loaded.
+// Inspect reads an object, of any machine. Nothing is loaded.
 func Inspect(elf []byte) (*Summary, error) {
 	spec, err := readSpec(elf)
 	if err != nil {
@@ -100,7 +102,7 @@ func summarise(name, file string, m *ebpf.MapSpec) MapSummary {
 	}
 	return MapSummary{
 		Name:       file,
-		Type:       info.Type.String(),
+		Type:       mapjson.TypeName(info.Type),
 		Key:        typeName(info.Key),
 		Value:      typeName(info.Value),
 		KeySize:    info.KeySize,

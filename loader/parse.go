@@ -33,6 +33,9 @@ func parse(elf []byte, asked volume.Spec) (*Object, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkOrder(spec); err != nil {
+		return nil, err
+	}
 	attach, err := attachments(spec, asked.Attach)
 	if err != nil {
 		return nil, err

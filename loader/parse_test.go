@@ -46,7 +46,7 @@ func TestDefaultThatNeedsMoreSaysWhatToWrite(t *testing.T) {
 	tests := []struct{ name, section, text string }{
 		{"xdp", "xdp", `program "p": section "xdp" needs an interface; write attach: [{program: p, xdp: {interface: eth0}}], with an entry for each program that you want`},
 		{"tc", "tcx/egress", `program "p": section "tcx/egress" needs an interface; write attach: [{program: p, tc: {interface: eth0, direction: egress}}], with an entry for each program that you want`},
-		{"cgroup", "cgroup/connect4", `program "p": section "cgroup/connect4" needs a cgroup; write attach: [{program: p, cgroup: {path: /, attach: connect4}}], with an entry for each program that you want`},
+		{"cgroup", "cgroup/connect4", `program "p": section "cgroup/connect4" needs a cgroup; write attach: [{program: p, cgroup: {path: kubepods.slice, attach: connect4}}], with an entry for each program that you want`},
 		{"perf", "perf_event", `program "p": section "perf_event" needs an event; write attach: [{program: p, perfEvent: {event: cpu-clock, frequency: 99}}], with an entry for each program that you want`},
 		{"none", "freplace/f", `program "p": no hook takes programs of section "freplace/f"; write attach with the programs that you want`},
 		{"no text", "tracepoint/\xff/x", `program "p": section "tracepoint/\xff/x" is no text`},
@@ -181,7 +181,7 @@ func TestHookMustTakeTheProgram(t *testing.T) {
 			`program "count": hook tc does not take programs of section "xdp"; attach it as {program: count, xdp: {interface: eth0}}`},
 		{"{program: on_exec, xdp: eth0}",
 			`program "on_exec": hook xdp does not take programs of section "tracepoint/syscalls/sys_enter_execve"; attach it as {program: on_exec, tracepoint: syscalls/sys_enter_execve}`},
-		{"{program: count, cgroup: {path: /, attach: connect4}}",
+		{"{program: count, cgroup: {path: kubepods.slice, attach: connect4}}",
 			`program "count": hook cgroup connect4 does not take programs of section "xdp"; attach it as {program: count, xdp: {interface: eth0}}`},
 	}
 	for _, test := range tests {

@@ -73,9 +73,9 @@ func bySection(prog *ebpf.ProgramSpec) said {
 	if isCgroup(prog.Type) {
 		attach := cgroupBySection(prog)
 		if attach == "" {
-			return need(prog, "a cgroup and how it attaches", "cgroup: {path: /, attach: skb/ingress}")
+			return need(prog, "a cgroup and how it attaches", "cgroup: {path: kubepods.slice, attach: skb/ingress}")
 		}
-		return need(prog, "a cgroup", "cgroup: {path: /, attach: "+attach+"}")
+		return need(prog, "a cgroup", "cgroup: {path: kubepods.slice, attach: "+attach+"}")
 	}
 	return said{}
 }

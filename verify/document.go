@@ -176,7 +176,11 @@ func decode(node *yaml.Node) (*document, error) {
 	case err != nil:
 		return nil, err
 	case len(unknown) > 0:
-		return nil, errors.Join(unknown...)
+		texts := make([]string, len(unknown))
+		for i, err := range unknown {
+			texts[i] = err.Error()
+		}
+		return nil, errors.New(strings.Join(texts, "; "))
 	}
 	return &doc, nil
 }

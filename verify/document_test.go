@@ -105,6 +105,7 @@ func TestMapBytesAreKubernetesQuantities(t *testing.T) {
 func TestPoliciesThatAreRefused(t *testing.T) {
 	for _, tc := range []struct{ name, text, want string }{
 		{"unknown field", head + "  imagez: []", `unknown field "spec.imagez"`},
+		{"two unknown fields are one line", head + "  imagez: []\n  subjectz: []", `unknown field "spec.imagez"; unknown field "spec.subjectz"`},
 		{"unknown deep field", head + "  allow: {hook: [xdp]}", `unknown field "spec.allow.hook"`},
 		{"unknown field of a list's entry", head + "  authorities: [{kee: {data: x}}]", `unknown field "spec.authorities[0].kee"`},
 		{"case", head + "  Unsigned: true", `unknown field "spec.Unsigned"`},

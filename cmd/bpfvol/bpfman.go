@@ -5,7 +5,6 @@ package main
 import (
 	"encoding/json"
 	"strings"
-	"unicode"
 
 	"github.com/bpfvol/bpfvol/loader"
 )
@@ -23,7 +22,7 @@ func bpfmanLabels(s *loader.Summary) (map[string]string, error) {
 	}
 	for _, m := range s.Maps {
 		if !m.Data {
-			maps[m.Name] = snake(m.Type)
+			maps[m.Name] = strings.Replace(m.Type, "percpu", "per_cpu", 1) // bpfman writes it so
 		}
 	}
 	labels := map[string]string{}
@@ -35,19 +34,4 @@ func bpfmanLabels(s *loader.Summary) (map[string]string, error) {
 		labels[key] = string(text)
 	}
 	return labels, nil
-}
-
-// snake turns "PerCPUArray" into "per_cpu_array".
-func snake(s string) string {
-	var b strings.Builder
-	runes := []rune(s)
-	for i, r := range runes {
-		startsWord := unicode.IsUpper(r) && i > 0 &&
-			(unicode.IsLower(runes[i-1]) || i+1 < len(runes) && unicode.IsLower(runes[i+1]))
-		if startsWord {
-			b.WriteByte('_')
-		}
-		b.WriteRune(unicode.ToLower(r))
-	}
-	return b.String()
 }

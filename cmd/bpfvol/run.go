@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -116,13 +115,12 @@ func (o *stateOptions) unpublish(ctx context.Context, dir string, stderr io.Writ
 	if err != nil {
 		return err
 	}
-	if volumes, err := o.look().List(); err == nil { // else there is something, and it is broken
-		at := slices.IndexFunc(volumes, func(v node.Volume) bool { return v.Target == target })
-		if at < 0 {
+	if v, err := o.publishedAt(target); err == nil { // else there is something, and it is broken
+		if v == nil {
 			fmt.Fprintf(stderr, "nothing is published at %s\n", target)
 			return nil
 		}
-		if v := volumes[at]; v.VolumeID != localID(target) {
+		if v.VolumeID != localID(target) {
 			return fmt.Errorf("%s is the volume of pod %s/%s; delete the pod", target, v.Pod.Namespace, v.Pod.Name)
 		}
 	}
@@ -133,11 +131,35 @@ func (o *stateOptions) unpublish(ctx context.Context, dir string, stderr io.Writ
 	return engine.Unpublish(ctx, localID(target), target)
 }
 
+// publishedAt returns the volume at target, or nil.
+func (o *stateOptions) publishedAt(target string) (*node.Volume, error) {
+	volumes, err := o.look().List()
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range volumes {
+		if v.Target == target {
+			return &v, nil
+		}
+	}
+	return nil, nil
+}
+
 // localID is the volume id of a directory: the directory is all a person has to remember.
 func localID(target string) string { return "local:" + target }
 
 // run publishes, waits for ctx to end, and unpublishes.
 func (o *publishOptions) run(ctx context.Context, ref, dir string, stdout, stderr io.Writer) error {
+	target, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	// Publishing again is no error, but then Ctrl-C would take away what somebody else made.
+	if v, err := o.publishedAt(target); err != nil {
+		return err
+	} else if v != nil {
+		return fmt.Errorf("%s: a volume is published there already; take it away with bpfvol unpublish %s", target, dir)
+	}
 	return o.publish(ctx, ref, dir, stderr, func(engine *node.Engine, id string) error {
 		if err := describe(stdout, engine, id); err != nil {
 			return err
@@ -146,10 +168,6 @@ func (o *publishOptions) run(ctx context.Context, ref, dir string, stdout, stder
 		<-ctx.Done()
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
-		target, err := filepath.Abs(dir)
-		if err != nil {
-			return err
-		}
 		return engine.Unpublish(undo, id, target)
 	})
 }

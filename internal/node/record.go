@@ -28,6 +28,8 @@ type state string
 const (
 	statePublishing state = "publishing" // effects may exist; not yet usable
 	statePublished  state = "published"
+	// stateUnreadable is never written: List says so of a record that cannot be read.
+	stateUnreadable state = "unreadable"
 )
 
 // Record says what a volume was asked to be and what was decided. It holds no secret. What really runs is read

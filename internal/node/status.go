@@ -58,8 +58,9 @@ func (e *Engine) List() ([]Volume, error) {
 		if errors.Is(err, ErrUnknownVolume) {
 			continue // unpublished in the meantime
 		}
-		if err != nil {
-			return nil, err
+		if err != nil { // Unpublish takes it away all the same; until then it hides no other volume
+			out = append(out, Volume{Record: Record{VolumeID: name, State: stateUnreadable}})
+			continue
 		}
 		mounted, err := podfs.Mounted(rec.Target)
 		if err != nil {

@@ -25,3 +25,24 @@ func TestLookChangesNothing(t *testing.T) {
 		t.Errorf("the directory exists now: %v", err)
 	}
 }
+
+func TestUnreadableRecordHidesNoOther(t *testing.T) {
+	f := newFixture(t)
+	req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)
+	f.publish(t, req)
+	path := f.records.path("broken")
+	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(path) })
+	volumes, err := f.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(volumes) != 2 || volumes[0].State != stateUnreadable || volumes[1].VolumeID != req.VolumeID {
+		t.Errorf("List() = %+v", volumes)
+	}
+	if points, err := f.Status(); err != nil || len(points) != 1 {
+		t.Errorf("Status() = %+v, %v", points, err)
+	}
+}

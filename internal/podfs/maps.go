@@ -34,7 +34,7 @@ func newPins(o owner) (*superblock, error) {
 func pinMap(m Map, s *superblock, o owner, types *btf.Cache) (Shown, error) {
 	shown := Shown{
 		Name:       m.Name,
-		Type:       mapType(m.Map.Type()),
+		Type:       mapjson.TypeName(m.Map.Type()),
 		Key:        typeName(m.Key, m.Map.KeySize()),
 		Value:      typeName(m.Value, m.Map.ValueSize()),
 		MaxEntries: m.Map.MaxEntries(),
