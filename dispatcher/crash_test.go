@@ -26,7 +26,7 @@ func TestKilledAttachLeavesNothingForGood(t *testing.T) {
 			w.mustAttach(t, first, prog)
 			n := count(t, packets)
 			w.send(t, 3)
-			if now := count(t, packets); now < n+3 {
+			if now := counted(t, packets, n+3); now < n+3 {
 				t.Errorf("step %d: %d of 3 packets counted", step, now-n)
 			}
 			w.mustDetach(t, first.Volume)
@@ -68,7 +68,7 @@ func TestKilledReplacementIsFinishedByTheNext(t *testing.T) {
 			w.mustAttach(t, first, prog)
 			n := count(t, packets)
 			w.send(t, 3)
-			if now := count(t, packets); now < n+3 {
+			if now := counted(t, packets, n+3); now < n+3 {
 				t.Errorf("step %d: %d of 3 packets counted", step, now-n)
 			}
 			w.run(t, "attach", step)

@@ -66,7 +66,7 @@ func TestForeignXDPProgramStays(t *testing.T) {
 			w.mustDetach(t, first.Volume)
 			n := count(t, packets)
 			w.send(t, 5)
-			if now := count(t, packets); now < n+5 {
+			if now := counted(t, packets, n+5); now < n+5 {
 				t.Error("their program has stopped")
 			}
 			if err := w.here.Do(end); err != nil {
@@ -89,16 +89,16 @@ func TestForeignFilterStays(t *testing.T) {
 			if err := w.here.Do(func() error { return errors.Join(netlink.QdiscAdd(qdisc), netlink.FilterAdd(f)) }); err != nil {
 				t.Fatal(err)
 			}
-			ours, counted := w.program(t, "ours", -1)
+			ours, ourPackets := w.program(t, "ours", -1)
 			w.mustAttach(t, first, ours)
 			w.send(t, 5)
-			if a, b := count(t, packets), count(t, counted); a < 5 || b < 5 {
+			if a, b := counted(t, packets, 5), counted(t, ourPackets, 5); a < 5 || b < 5 {
 				t.Errorf("they counted %d, we %d packets of 5", a, b)
 			}
 			w.mustDetach(t, first.Volume)
 			n := count(t, packets)
 			w.send(t, 5)
-			if now := count(t, packets); now < n+5 {
+			if now := counted(t, packets, n+5); now < n+5 {
 				t.Error("their filter is gone")
 			}
 			if carrier == "clsact" {
@@ -133,7 +133,7 @@ func TestForeignFilterKeepsOurQdisc(t *testing.T) {
 	}
 	w.mustDetach(t, first.Volume)
 	w.send(t, 5)
-	if n := count(t, packets); n < 5 {
+	if n := counted(t, packets, 5); n < 5 {
 		t.Error("their filter is gone")
 	}
 	if err := w.here.Do(func() error { return netlink.QdiscDel(s.qdisc()) }); err != nil {

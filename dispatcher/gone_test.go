@@ -174,7 +174,7 @@ func TestDetachAfterInterfaceMoved(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.there.SendUDP(t, w.here.Addr, 3)
-			if n := count(t, packets); n == 0 {
+			if n := counted(t, packets, 1); n == 0 {
 				t.Log("the program did not move with the interface")
 			}
 			w.mustDetach(t, first.Volume)

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -167,6 +168,17 @@ func count(t testing.TB, packets *ebpf.Map) (n uint64) {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// counted waits until at least as many packets are counted as were sent, and returns how many are. A kernel that is busy
+// takes packets from the receive queue after their sender went on; one that lost them is told by the two seconds.
+func counted(t testing.TB, packets *ebpf.Map, sent uint64) (n uint64) {
+	t.Helper()
+	for end := time.Now().Add(2 * time.Second); ; time.Sleep(time.Millisecond) {
+		if n = count(t, packets); n >= sent || time.Now().After(end) {
+			return n
+		}
+	}
 }
 
 // attach attaches a member in the namespace of the point.

@@ -53,7 +53,7 @@ func TestXDPRunsInTheModeAskedFor(t *testing.T) {
 				t.Errorf("status says %v, %v, want %q", st, err, want)
 			}
 			w.send(t, 5)
-			if n := count(t, packets); n < 5 {
+			if n := counted(t, packets, 5); n < 5 {
 				t.Errorf("%d of 5 packets counted", n)
 			}
 			w.mustDetach(t, first.Volume)
@@ -99,7 +99,7 @@ func TestTCXWhereTheKernelHasIt(t *testing.T) {
 		t.Errorf("status is %+v, %v, want carrier %s", st, err, want)
 	}
 	w.send(t, 5)
-	if n := count(t, packets); n < 5 {
+	if n := counted(t, packets, 5); n < 5 {
 		t.Errorf("%d of 5 packets counted", n)
 	}
 	w.mustDetach(t, first.Volume)
