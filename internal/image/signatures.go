@@ -3,6 +3,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote"
 
 	"github.com/bpfvol/bpfvol/internal/volume"
@@ -83,47 +85,60 @@ type sources struct {
 func signatureTag(d digest.Digest) string { return referrersTag(d) + ".sig" }
 func referrersTag(d digest.Digest) string { return d.Algorithm().String() + "-" + d.Encoded() }
 
-// findSignatures asks the registry for both places at once.
+// findSignatures asks for both places at once. A mirror that has none in one of them may just not have copied it, so the
+// registry itself has the last word; where it cannot be reached, what the mirror has in the other place will do.
 func (r *Root) findSignatures(ctx context.Context) (sources, error) {
 	var s sources
 	var listed []ocispec.Descriptor
+	var unheard [2]error // of a registry whose mirror has none
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		var raw []byte
-		var d ocispec.Descriptor
-		err := r.pull.try(ctx, func(ctx context.Context, repo *remote.Repository) (err error) {
-			d, raw, err = fetchManifest(ctx, repo, signatureTag(r.Digest))
+	look := func(unheard *error, op func(context.Context, *remote.Repository) (found bool, err error)) {
+		g.Go(func() error {
+			answered := false
+			err := r.pull.try(ctx, func(ctx context.Context, repo *remote.Repository) error {
+				found, err := op(ctx, repo)
+				if err == nil && !found {
+					err = ErrNotFound
+				}
+				answered = answered || errors.Is(err, ErrNotFound) || errors.Is(err, errdef.ErrNotFound)
+				return err
+			})
+			if errors.Is(err, ErrNotFound) {
+				return nil
+			}
+			if answered && errors.Is(err, ErrUnavailable) {
+				*unheard = err
+				return nil
+			}
 			return err
 		})
-		if errors.Is(err, ErrNotFound) {
-			return nil
-		}
+	}
+	look(&unheard[0], func(ctx context.Context, repo *remote.Repository) (bool, error) {
+		d, raw, err := fetchManifest(ctx, repo, signatureTag(r.Digest))
 		if err != nil {
-			return err
+			return false, err
 		}
 		s.tagged = &d
-		return r.store.layout.put(d, raw)
+		return true, r.store.layout.put(d, raw)
 	})
-	g.Go(func() error {
-		err := r.pull.try(ctx, func(ctx context.Context, repo *remote.Repository) error {
-			listed = nil
-			return repo.Referrers(ctx, r.Descriptor, "", func(page []ocispec.Descriptor) error {
-				listed = append(listed, page...)
-				if most := r.store.limits.Referrers; len(listed) > most {
-					return fmt.Errorf("%w: it has more than %d referrers; remove old ones from the registry", ErrTooLarge, most)
-				}
-				return nil
-			})
-		})
-		if errors.Is(err, ErrNotFound) {
+	look(&unheard[1], func(ctx context.Context, repo *remote.Repository) (bool, error) {
+		listed = nil
+		err := repo.Referrers(ctx, r.Descriptor, "", func(page []ocispec.Descriptor) error {
+			listed = append(listed, page...)
+			if most := r.store.limits.Referrers; len(listed) > most {
+				return fmt.Errorf("%w: it has more than %d referrers; remove old ones from the registry", ErrTooLarge, most)
+			}
 			return nil
-		}
-		return err
+		})
+		return len(r.store.candidates(listed)) > 0, err
 	})
 	if err := g.Wait(); err != nil {
 		return sources{}, err
 	}
 	s.referrers = r.store.candidates(listed)
+	if s.tagged == nil && len(s.referrers) == 0 {
+		return s, cmp.Or(unheard[:]...)
+	}
 	return s, nil
 }
 
