@@ -5,8 +5,10 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,6 +25,7 @@ import (
 	"github.com/bpfvol/bpfvol/internal/hook"
 	"github.com/bpfvol/bpfvol/internal/podfs"
 	"github.com/bpfvol/bpfvol/loader"
+	"github.com/bpfvol/bpfvol/verify"
 )
 
 func TestPublishRunsAndShowsMaps(t *testing.T) {
@@ -285,6 +288,40 @@ func TestXDPVolumeCountsPackets(t *testing.T) {
 	}
 	f.wantNothing(t, req)
 	f.wantNothing(t, second)
+}
+
+// A policy's interfaces are those of the node: which one "@default-route" is, the node says and not the volume.
+func TestPolicyJudgesTheInterfaceThatIsMeant(t *testing.T) {
+	f := newFixture(t)
+	ns := bpftest.NewNetNS(t)
+	ns.Veth(t, "uplink0", "peer0")
+	in(t, ns, func() error {
+		for _, args := range []string{"link set peer0 up", "link set uplink0 up", "addr add 10.9.0.1/24 dev uplink0", "route add default via 10.9.0.2"} {
+			if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+				return fmt.Errorf("ip %s: %w: %s", args, err, out)
+			}
+		}
+		return nil
+	})
+	policies := f.opts.Policies.(verify.Static)
+	req := f.request(t, f.signed(t, "count", bpf.Count()), "{program: count, xdp: '@default-route'}")
+	for interfaces, allowed := range map[string]bool{"peer*": false, "uplink*": true} {
+		narrow := *policies[0]
+		narrow.Allow.Interfaces = []string{interfaces}
+		f.opts.Policies = verify.Static{&narrow}
+		f.restart(t)
+		in(t, ns, func() error {
+			err := f.Publish(f.ctx, req)
+			var denied *verify.DeniedError
+			switch {
+			case allowed && err != nil:
+				t.Errorf("policy for %s: %v", interfaces, err)
+			case !allowed && (!errors.As(err, &denied) || !strings.Contains(err.Error(), `interface "uplink0"`)):
+				t.Errorf("policy for %s: error is %v", interfaces, err)
+			}
+			return f.Unpublish(f.ctx, req.VolumeID, req.Target)
+		})
+	}
 }
 
 // in calls do inside a network namespace.
