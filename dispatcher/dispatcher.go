@@ -210,6 +210,9 @@ func (d *Dispatcher) detach(ctx context.Context, p Point, volume string) (err er
 		return nil
 	}
 	s, err := d.open(ctx, p, false)
+	if err != nil && !mine {
+		return nil // what stands there is not the volume's, and must not hold it up
+	}
 	if s == nil || err != nil {
 		return err
 	}

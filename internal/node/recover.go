@@ -19,7 +19,7 @@ import (
 // its next call: it must not keep every other volume of the node from being published. Call it once before the first
 // Publish.
 func (e *Engine) Recover(ctx context.Context) error {
-	names, err := e.suspects()
+	names, err := e.suspects(ctx)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func (e *Engine) recoverVolume(ctx context.Context, name string) error {
 }
 
 // suspects lists every volume of which anything exists.
-func (e *Engine) suspects() ([]string, error) {
+func (e *Engine) suspects(ctx context.Context) ([]string, error) {
 	names, err := e.records.names()
 	if err != nil {
 		return nil, err
@@ -73,7 +73,7 @@ func (e *Engine) suspects() ([]string, error) {
 	}
 	points, err := e.points.Status()
 	if err != nil {
-		return nil, err
+		klog.FromContext(ctx).Error(err, "points not read, so members without a record are left")
 	}
 	names = append(names, pinned...)
 	for _, p := range points {

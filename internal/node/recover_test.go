@@ -4,12 +4,14 @@ package node
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfvol/bpfvol/internal/image/imagetest"
@@ -194,4 +196,32 @@ func TestRecoverGoesOnPastAStuckVolume(t *testing.T) {
 	})
 	f.restart(t)
 	f.publish(t, f.request(t, image, onGetpgid))
+}
+
+// A newer version of bpfvol left a point behind that this one cannot read: an admin who goes back to the old version has
+// trouble enough.
+func TestRecoverGoesOnPastAPointThatItCannotRead(t *testing.T) {
+	f := newFixture(t)
+	point := filepath.Join(f.opts.BPFFSDir, "points", "xdp-1-1")
+	if err := os.MkdirAll(point, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	text := []byte(`{"version":99}`)
+	record, err := ebpf.NewMap(&ebpf.MapSpec{
+		Type: ebpf.Array, KeySize: 4, ValueSize: uint32(len(text)), MaxEntries: 1, Contents: []ebpf.MapKV{{Key: uint32(0), Value: text}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer record.Close()
+	if err := record.Pin(filepath.Join(point, "record")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(record.Unpin(), os.Remove(point)); err != nil {
+			t.Error(err)
+		}
+	})
+	f.restart(t)
+	f.publish(t, f.request(t, f.signed(t, "hooks", hooks()), onGetpgid))
 }
