@@ -23,6 +23,9 @@ import (
 // recordSchema is the version of the record's fields. A reader refuses a newer one rather than guess.
 const recordSchema = 1
 
+// errNewer means that a newer version of bpfvol wrote a record.
+var errNewer = errors.New("written by a newer version of bpfvol")
+
 type state string
 
 const (
@@ -77,6 +80,12 @@ func (rs records) read(name string) (*Record, error) {
 	}
 	if err != nil {
 		return nil, recordError(err)
+	}
+	var version struct {
+		Schema int `json:"schema"`
+	}
+	if err := json.Unmarshal(data, &version); err == nil && version.Schema > recordSchema {
+		return nil, fmt.Errorf("record %s.json: %w: schema %d, this one reads %d", name, errNewer, version.Schema, recordSchema)
 	}
 	var r Record
 	if err := json.Unmarshal(data, &r); err != nil {

@@ -51,6 +51,9 @@ func (e *Engine) recoverVolume(ctx context.Context, name string) error {
 				return err
 			}
 		}
+	} else if errors.Is(err, errNewer) {
+		klog.FromContext(ctx).Error(err, "volume left as it is", "volume", name) // its pod may be using it
+		return nil
 	} else if !errors.Is(err, ErrUnknownVolume) {
 		klog.FromContext(ctx).Error(err, "record unreadable, taking the volume away")
 	}

@@ -225,3 +225,24 @@ func TestRecoverGoesOnPastAPointThatItCannotRead(t *testing.T) {
 	f.restart(t)
 	f.publish(t, f.request(t, f.signed(t, "hooks", hooks()), onGetpgid))
 }
+
+// An admin goes back to this version. Its pods still use what the newer one published.
+func TestRecoverLeavesVolumesOfANewerVersion(t *testing.T) {
+	f := newFixture(t)
+	req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)
+	f.publish(t, req)
+	path := f.records.path(volume.FileName(req.VolumeID))
+	if err := os.WriteFile(path, []byte(`{"schema":2,"volumeID":["an","other","type"]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.restart(t)
+	before := hits(t, req.Target)
+	getpgid(t, 1)
+	if got := hits(t, req.Target) - before; got != 1 {
+		t.Errorf("one call was counted %d times", got)
+	}
+	if err := f.Unpublish(f.ctx, req.VolumeID, req.Target); err != nil {
+		t.Fatal(err)
+	}
+	f.wantNothing(t, req)
+}
