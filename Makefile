@@ -29,6 +29,10 @@ demo: setup-demo build ## Tell the story of one volume on this machine, every st
 test: setup-test vet ## Run every test. As root; without, kernel tests skip. PACKAGES=./loader runs some
 	$(GO) test -timeout 30m $(PACKAGES)
 
+.PHONY: test-vm
+test-vm: setup-vm ## Run the kernel tests on Linux 6.1 and 6.12 too, in QEMU. KERNEL=6.1 runs one, PACKAGES=./loader some
+	$(GO) run ./e2e/vm $(if $(KERNEL),-kernel $(KERNEL)) $(filter-out ./...,$(PACKAGES))
+
 .PHONY: fuzz
 fuzz: ## Fuzz everything that reads what others wrote, FUZZTIME (20s) each
 	@grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r file; do \
@@ -58,8 +62,8 @@ generate: setup-test ## Make the committed BPF objects and documents again
 clean: ## Remove what was built
 	rm -rf bin
 
-.PHONY: setup-demo setup-test
-setup-demo setup-test: setup-%:
+.PHONY: setup-demo setup-test setup-vm
+setup-demo setup-test setup-vm: setup-%:
 	@e2e/setup.sh $*
 
 # Its version is pinned in tools/go.mod, a module of its own: a linter's dependencies are not the program's.

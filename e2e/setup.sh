@@ -5,6 +5,7 @@
 #
 #   setup.sh demo   what the demo and the benchmarks run: ip, ping
 #   setup.sh test   that, and what the tests and `make generate` need: clang, libbpf's headers, other people's objects
+#   setup.sh vm     that, and what runs the tests on other kernels: QEMU, and what checks and unpacks Debian's packages
 set -eu
 
 PATH=$PATH:/usr/sbin:/sbin # where ip, tc and bpftool are; a plain `su` leaves them out
@@ -17,7 +18,7 @@ command_of ip iproute2
 command_of ping iputils-ping
 case ${1:-} in
 demo) ;;
-test)
+test | vm)
 	command_of git git
 	command_of clang clang
 	command_of llvm-strip llvm
@@ -25,9 +26,16 @@ test)
 	# Not in every release, or under another name (Ubuntu has bpftool in linux-tools): tests that want them say so and skip.
 	command -v bpftool >/dev/null 2>&1 || optional="$optional bpftool"
 	command -v xdp-loader >/dev/null 2>&1 || optional="$optional xdp-tools"
+	[ "$1" = test ] || {
+		command_of qemu-system-x86_64 qemu-system-x86
+		command_of dpkg-deb dpkg
+		command_of xz xz-utils
+		command_of nsenter util-linux
+		[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || packages="$packages debian-archive-keyring"
+	}
 	;;
 *)
-	echo "usage: setup.sh demo|test" >&2
+	echo "usage: setup.sh demo|test|vm" >&2
 	exit 2
 	;;
 esac
