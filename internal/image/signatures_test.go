@@ -361,6 +361,27 @@ func TestSignedAgainAndCacheLostTheOldSignatures(t *testing.T) {
 	wantSignatures(t, root, false, append(three(), again))
 }
 
+// What the list of referrers says of a manifest is the registry's word; whose signature it is, the manifest says.
+func TestReferrerOfAnotherImageIsNone(t *testing.T) {
+	reg := imagetest.Start(t)
+	reg.Intercept(imagetest.NoReferrers())
+	ref := imagetest.Reference(t, reg.Host+"/acme/count:v1")
+	d := imagetest.PushImage(t, reg.Host, "acme/count", "v1", bpf.Count())
+	r := imagetest.In(reg.Host, "acme/count")
+	other := r.PutManifest(t, "", ocispec.Manifest{
+		MediaType: ocispec.MediaTypeImageManifest, ArtifactType: bundleMediaType, Config: r.PutEmpty(t),
+		Layers:  []ocispec.Descriptor{r.PutBlob(t, bundleMediaType, []byte(`{"of":"another"}`), nil)},
+		Subject: &ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("other"), Size: 5},
+	})
+	other.ArtifactType = bundleMediaType
+	r.PutIndex(t, "sha256-"+d.Encoded(), ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{other}})
+	root, err := resolve(t, imagetest.Store(t, reg.Host), ref, image.PullOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantSignatures(t, root, false, nil)
+}
+
 // A mirror that copied the image without what refers to it knows of no signature; the registry itself has the last word.
 func TestMirrorWithoutSignaturesHidesNone(t *testing.T) {
 	for name, hook := range map[string]imagetest.Hook{"API": nil, "TagSchema": imagetest.NoReferrers()} {
