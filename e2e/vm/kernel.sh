@@ -21,9 +21,17 @@ if compgen -G "$dir/boot/vmlinuz-*" >/dev/null; then
 fi
 
 # The first of the machine's own mirrors, and not the one that has security updates alone.
-mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' | grep -v security | head -n 1 || true)}
+mirror() {
+	apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' | grep -v security | head -n 1 || true
+}
+
+mirror=${DEBIAN_MIRROR:-$(mirror)}
+if [ -z "$mirror" ] && [ "$(id -u)" = 0 ]; then # who is Debian is in the lists, which a fresh machine has not
+	apt-get -qq update
+	mirror=$(mirror)
+fi
 if [ -z "$mirror" ]; then
-	echo "kernel.sh: apt knows no Debian mirror; run apt-get update, or set DEBIAN_MIRROR" >&2
+	echo "kernel.sh: apt knows no Debian mirror; set DEBIAN_MIRROR" >&2
 	exit 1
 fi
 
