@@ -129,10 +129,14 @@ func (e *Engine) ownLinks(name string, rec Record) (map[string][]MemberStatus, e
 	out := map[string][]MemberStatus{}
 	for _, pin := range pins {
 		// attach names a pin <index of the program in the record>-<index of the link>-<program>.
-		index, _, _ := strings.Cut(pin, "-")
-		i, err := strconv.Atoi(index)
-		if err != nil || i >= len(rec.Programs) {
+		parts := strings.SplitN(pin, "-", 3)
+		i, err := strconv.Atoi(parts[0])
+		if err != nil || len(parts) < 3 {
 			return nil, fmt.Errorf("pins: unexpected link %q", pin)
+		}
+		program := podfs.Program{Name: parts[2], Point: "unknown"} // the record cannot be read
+		if i < len(rec.Programs) {
+			program = rec.Programs[i]
 		}
 		l, err := link.LoadPinnedLink(filepath.Join(dir, pin), nil)
 		if err != nil {
@@ -143,16 +147,19 @@ func (e *Engine) ownLinks(name string, rec Record) (map[string][]MemberStatus, e
 		if err != nil {
 			return nil, fmt.Errorf("pins: link %q: %w", pin, err)
 		}
-		ms := owned(rec, rec.Programs[i].Name)
+		ms := owned(rec, program.Name)
 		ms.LinkID, ms.ProgramID, ms.Runs = uint32(info.ID), uint32(info.Program), runs(info.Program)
-		point := rec.Programs[i].Point
-		out[point] = append(out[point], ms)
+		out[program.Point] = append(out[program.Point], ms)
 	}
 	return out, nil
 }
 
 func owned(rec Record, program string) MemberStatus {
-	return MemberStatus{Program: program, VolumeID: rec.VolumeID, Pod: rec.Pod, Image: rec.Image + "@" + rec.Digest.String()}
+	ms := MemberStatus{Program: program, VolumeID: rec.VolumeID, Pod: rec.Pod}
+	if rec.Image != "" {
+		ms.Image = rec.Image + "@" + rec.Digest.String()
+	}
+	return ms
 }
 
 // runs is zero where the kernel does not count, which needs no explanation here: `bpfvol status` has the column.

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
 func TestLookChangesNothing(t *testing.T) {
@@ -44,5 +46,25 @@ func TestUnreadableRecordHidesNoOther(t *testing.T) {
 	}
 	if points, err := f.Status(); err != nil || len(points) != 1 {
 		t.Errorf("Status() = %+v, %v", points, err)
+	}
+}
+
+// One record that cannot be read hides neither its own program nor those of others.
+func TestStatusShowsWhatRunsWithoutARecord(t *testing.T) {
+	f := newFixture(t)
+	image := f.signed(t, "hooks", hooks())
+	bad := f.request(t, image, onGetpgid)
+	f.publish(t, bad)
+	f.publish(t, f.request(t, image, onGetpgid))
+	if err := os.WriteFile(f.records.path(volume.FileName(bad.VolumeID)), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	points, err := f.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(points) != 2 || points[0].Point != "tracepoint syscalls/sys_enter_getpgid" || points[1].Point != "unknown" ||
+		points[1].Members[0].Program != "on_tracepoint" || points[1].Members[0].VolumeID != bad.VolumeID || points[1].Members[0].Image != "" {
+		t.Errorf("status is %+v", points)
 	}
 }
