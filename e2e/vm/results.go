@@ -86,6 +86,7 @@ func (m *matrix) add(kernel string, events []byte) error {
 	}
 	outputs := map[testName]string{}
 	skipped := map[string]int{}
+	running := map[testName]bool{}
 	for decoder := json.NewDecoder(bytes.NewReader(events)); decoder.More(); {
 		var e event
 		if err := decoder.Decode(&e); err != nil {
@@ -93,6 +94,8 @@ func (m *matrix) add(kernel string, events []byte) error {
 		}
 		t := testName{e.Package, e.Test}
 		switch e.Action {
+		case "run":
+			running[t] = true
 		case "output", "build-output":
 			outputs[t] += e.Output
 			if m.verbose || e.Action == "build-output" {
@@ -100,9 +103,10 @@ func (m *matrix) add(kernel string, events []byte) error {
 			}
 		case "pass", "fail", "skip":
 			if e.Test == "" {
-				m.end(kernel, e, outputs[t], skipped[e.Package])
+				m.end(kernel, e, unfinished(e.Package, running, outputs)+outputs[t], skipped[e.Package])
 				continue
 			}
+			delete(running, t)
 			if e.Action == "skip" {
 				skipped[e.Package]++
 			}
@@ -119,7 +123,17 @@ func (m *matrix) add(kernel string, events []byte) error {
 	return nil
 }
 
-// end prints the line of a package, and what it said outside of tests if it failed.
+// unfinished is what the tests said that were running when their package's binary ended: a panic, for example.
+func unfinished(pkg string, running map[testName]bool, outputs map[testName]string) (said string) {
+	for t := range running {
+		if t.pkg == pkg {
+			said += outputs[t]
+		}
+	}
+	return said
+}
+
+// end prints the line of a package, and if it failed what it said outside of tests that ended.
 func (m *matrix) end(kernel string, e event, output string, skipped int) {
 	note := ""
 	if skipped > 0 {
