@@ -30,6 +30,7 @@ var elsewhere = map[string]string{
 	`program "<program>": hook <hook> does not take programs of section "<section>"; attach another program there`:                             "loader: TestHookMustTakeTheProgram",
 	`program "<program>": <feature> is for GPL-compatible programs and <license>; for example: char LICENSE[] SEC("license") = "Dual BSD/GPL"`: "loader: TestGPLOnlyHelperNeedsALicense",
 	`program "<program>": two of its attachments need it to be loaded differently (<hook>, <hook>); give each a program of its own`:            "loader: TestOneProgramCannotBeLoadedTwoWays",
+	`program "<program>": instruction <n> names a map or a kernel object by number, not by a symbol; compile it with clang, which does not`:    "loader: TestObjectCannotNameKernelObjectsByNumber",
 	`program "<program>": the name cannot be a file name; use letters, digits and _`:                                                           "loader: TestNamesThatAreNoFileNamesAreRefused",
 	`map "<map>": the name cannot be a file name; use letters, digits and _`:                                                                   "loader: TestNamesThatAreNoFileNamesAreRefused",
 	`map "<map>": max_entries is 0, which leaves the size to user space; set mapEntries: <example>`:                                            "loader: TestMapEntries",
