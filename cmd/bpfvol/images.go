@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bpfvol/bpfvol/internal/image"
+	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
 // imageOptions say where images come from.
@@ -89,6 +90,20 @@ type layoutOptions struct {
 func (o *layoutOptions) flags(cmd *cobra.Command) {
 	o.imageOptions.flags(cmd)
 	cmd.Flags().StringVar(&o.layout, "layout", "", "`DIR` of an OCI layout to use instead of the cache")
+}
+
+// resolve finds the image that a verb was given, in the layout or at its registry. The caller must Close the store.
+func (o *layoutOptions) resolve(ctx context.Context, ref image.Reference, stderr io.Writer) (*image.Store, *image.Root, error) {
+	store, err := o.open(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer announce(stderr, "asking %s for %s", ref.Registry, ref)()
+	root, err := store.Resolve(ctx, ref, image.PullOptions{Policy: volume.PullIfNotPresent})
+	if err != nil {
+		return nil, nil, errors.Join(o.explainMissing(err, ref), store.Close())
+	}
+	return store, root, nil
 }
 
 func (o *layoutOptions) open(ctx context.Context) (*image.Store, error) {

@@ -69,16 +69,11 @@ func inspect(ctx context.Context, o *layoutOptions, arg string, stderr io.Writer
 	if err != nil {
 		return nil, fmt.Errorf("%w; and there is no file of that name", err)
 	}
-	defer announce(stderr, "asking %s for %s", ref.Registry, ref)()
-	store, err := o.open(ctx)
+	store, root, err := o.resolve(ctx, ref, stderr)
 	if err != nil {
 		return nil, err
 	}
 	defer store.Close()
-	root, err := store.Resolve(ctx, ref, image.PullOptions{Policy: volume.PullIfNotPresent})
-	if err != nil {
-		return nil, o.explainMissing(err, ref)
-	}
 	object, err := root.Object(ctx)
 	if err != nil {
 		return nil, err

@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bpfvol/bpfvol/internal/image"
-	"github.com/bpfvol/bpfvol/internal/volume"
 	"github.com/bpfvol/bpfvol/verify"
 	"github.com/bpfvol/bpfvol/verify/cosign"
 )
@@ -94,17 +93,11 @@ writes, tag and referrer are what cosign v2 writes. The key's password is read f
 			if err != nil {
 				return err
 			}
-			store, err := o.open(cmd.Context())
+			store, root, err := o.resolve(cmd.Context(), ref, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
 			defer store.Close()
-			done := announce(cmd.ErrOrStderr(), "asking %s for %s", ref.Registry, ref)
-			root, err := store.Resolve(cmd.Context(), ref, image.PullOptions{Policy: volume.PullIfNotPresent})
-			done()
-			if err != nil {
-				return o.explainMissing(err, ref)
-			}
 			ref.Digest = root.Digest
 			password, given := os.LookupEnv(passwordVariable)
 			sig, err := cosign.Sign(cmd.Context(), pem, []byte(password), root.Digest, ref, image.Format(format))
@@ -152,17 +145,11 @@ registry for signatures when the cache has none that fits.`),
 			if err != nil {
 				return err
 			}
-			store, err := o.open(cmd.Context())
+			store, root, err := o.resolve(cmd.Context(), ref, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
 			defer store.Close()
-			done := announce(cmd.ErrOrStderr(), "asking %s for %s", ref.Registry, ref)
-			root, err := store.Resolve(cmd.Context(), ref, image.PullOptions{Policy: volume.PullIfNotPresent})
-			done()
-			if err != nil {
-				return o.explainMissing(err, ref)
-			}
 			policies, err := keyPolicies(keys)
 			if err != nil {
 				return err

@@ -19,8 +19,8 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/bpfvol/bpfvol/bpf"
+	"github.com/bpfvol/bpfvol/e2e/kubelet"
 	"github.com/bpfvol/bpfvol/e2e/stack"
-	"github.com/bpfvol/bpfvol/internal/kubelet"
 )
 
 const (

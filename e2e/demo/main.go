@@ -19,10 +19,10 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfvol/bpfvol/e2e/kubelet"
 	"github.com/bpfvol/bpfvol/e2e/nobpf"
 	"github.com/bpfvol/bpfvol/e2e/stack"
 	"github.com/bpfvol/bpfvol/internal/kernelstate"
-	"github.com/bpfvol/bpfvol/internal/kubelet"
 )
 
 const (

@@ -17,9 +17,9 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfvol/bpfvol/e2e/kubelet"
 	"github.com/bpfvol/bpfvol/e2e/nodetest"
 	"github.com/bpfvol/bpfvol/internal/bpftest"
-	"github.com/bpfvol/bpfvol/internal/kubelet"
 )
 
 func TestXDPExample(t *testing.T) {

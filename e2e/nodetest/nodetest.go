@@ -26,9 +26,9 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/bpfvol/bpfvol/e2e/kubelet"
 	"github.com/bpfvol/bpfvol/e2e/stack"
 	"github.com/bpfvol/bpfvol/internal/bpftest"
-	"github.com/bpfvol/bpfvol/internal/kubelet"
 )
 
 // Options configures a Node.

@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/bpfvol/bpfvol/internal/kubelet"
+	"github.com/bpfvol/bpfvol/e2e/kubelet"
 )
 
 // Volume is a volume of a pod, published by kubelet's calls.

@@ -26,7 +26,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfvol/bpfvol/internal/kubelet"
+	"github.com/bpfvol/bpfvol/e2e/kubelet"
 )
 
 // Options configures a Stack.

@@ -47,7 +47,6 @@ var benches = []string{
 	"internal/archtest",
 	"internal/bpftest",
 	"internal/image/imagetest",
-	"internal/kubelet",
 }
 
 // homes says which packages alone may import a module, or a package of one. Tests and benches may import anything.

@@ -279,7 +279,7 @@ func TestKillDuringPull(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "oci")
 	for i := range 8 {
 		cmd := exec.Command("/proc/self/exe", "-test.run=^TestKillDuringPull$", "-test.timeout=30s")
-		cmd.Env = append(os.Environ(), killed+"="+dir+","+reg.Host)
+		cmd.Env = append(os.Environ(), killed+"="+dir+","+reg.Host, "TMPDIR="+t.TempDir()) // who is killed cleans up nothing
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}

@@ -66,7 +66,7 @@ func TestKilledAfterEachStage(t *testing.T) {
 				t.Fatal(err)
 			}
 			child := exec.Command(os.Args[0], "-test.run=^TestVictim$")
-			child.Env = append(os.Environ(), victimVariable+"="+string(told))
+			child.Env = append(os.Environ(), victimVariable+"="+string(told), "TMPDIR="+t.TempDir()) // who is killed cleans up nothing
 			out, _ := child.CombinedOutput()
 			if status, ok := child.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
 				t.Fatalf("the child ended by itself: %v: %s", child.ProcessState, out)
