@@ -22,6 +22,8 @@ import (
 type Volume struct {
 	Record
 	Mounted bool `json:"mounted"`
+
+	name string // of its record and pins
 }
 
 // PointStatus is one hook at one place with what runs there, in order.
@@ -59,14 +61,14 @@ func (e *Engine) List() ([]Volume, error) {
 			continue // unpublished in the meantime
 		}
 		if err != nil { // Unpublish takes it away all the same; until then it hides no other volume
-			out = append(out, Volume{Record: Record{VolumeID: name, State: stateUnreadable}})
+			out = append(out, Volume{Record: Record{VolumeID: name, State: stateUnreadable}, name: name})
 			continue
 		}
 		mounted, err := podfs.Mounted(rec.Target)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, Volume{Record: *rec, Mounted: mounted})
+		out = append(out, Volume{Record: *rec, Mounted: mounted, name: name})
 	}
 	slices.SortFunc(out, func(a, b Volume) int { return strings.Compare(a.VolumeID, b.VolumeID) })
 	return out, nil
@@ -87,9 +89,8 @@ func (e *Engine) Status() ([]PointStatus, error) {
 		return points[point]
 	}
 	for _, v := range volumes {
-		name := volume.FileName(v.VolumeID)
-		byName[name] = v.Record
-		members, err := e.ownLinks(name, v.Record)
+		byName[v.name] = v.Record
+		members, err := e.ownLinks(v.name, v.Record)
 		if err != nil {
 			return nil, err
 		}

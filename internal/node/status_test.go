@@ -49,22 +49,28 @@ func TestUnreadableRecordHidesNoOther(t *testing.T) {
 	}
 }
 
-// One record that cannot be read hides neither its own program nor those of others.
+// One record that cannot be read hides neither its own program nor those of others. The CLI's ids are kept by their hash.
 func TestStatusShowsWhatRunsWithoutARecord(t *testing.T) {
-	f := newFixture(t)
-	image := f.signed(t, "hooks", hooks())
-	bad := f.request(t, image, onGetpgid)
-	f.publish(t, bad)
-	f.publish(t, f.request(t, image, onGetpgid))
-	if err := os.WriteFile(f.records.path(volume.FileName(bad.VolumeID)), []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	points, err := f.Status()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(points) != 2 || points[0].Point != "tracepoint syscalls/sys_enter_getpgid" || points[1].Point != "unknown" ||
-		points[1].Members[0].Program != "on_tracepoint" || points[1].Members[0].VolumeID != bad.VolumeID || points[1].Members[0].Image != "" {
-		t.Errorf("status is %+v", points)
+	for _, id := range []string{"csi-0123", "local:/run/count"} {
+		t.Run(id, func(t *testing.T) {
+			f := newFixture(t)
+			image := f.signed(t, "hooks", hooks())
+			bad := f.request(t, image, onGetpgid)
+			bad.VolumeID = id
+			name := volume.FileName(id)
+			f.publish(t, bad)
+			f.publish(t, f.request(t, image, onGetpgid))
+			if err := os.WriteFile(f.records.path(name), []byte("{"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			points, err := f.Status()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(points) != 2 || points[0].Point != "tracepoint syscalls/sys_enter_getpgid" || points[1].Point != "unknown" ||
+				points[1].Members[0].Program != "on_tracepoint" || points[1].Members[0].VolumeID != name || points[1].Members[0].Image != "" {
+				t.Errorf("status is %+v", points)
+			}
+		})
 	}
 }
