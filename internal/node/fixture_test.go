@@ -202,6 +202,16 @@ func getpgid(t testing.TB, times int) {
 	}
 }
 
+// wantCounted fails unless the volume's program counts that many calls of getpgid(2), each once.
+func wantCounted(t testing.TB, target string, calls int) {
+	t.Helper()
+	before := hits(t, target)
+	getpgid(t, calls)
+	if got := hits(t, target) - before; got != uint64(calls) {
+		t.Errorf("the map counted %d calls, want %d", got, calls)
+	}
+}
+
 // wantNothing fails if anything of req is left: target, record, pins. The fixture's end checks the kernel.
 func (f *fixture) wantNothing(t testing.TB, req Request) {
 	t.Helper()

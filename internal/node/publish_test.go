@@ -33,11 +33,7 @@ func TestPublishRunsAndShowsMaps(t *testing.T) {
 	req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)
 	f.publish(t, req)
 
-	before := hits(t, req.Target)
-	getpgid(t, 3)
-	if got := hits(t, req.Target) - before; got != 3 {
-		t.Errorf("the map counted %d calls, want 3", got)
-	}
+	wantCounted(t, req.Target, 3)
 	v, err := podfs.Read(req.Target)
 	if err != nil {
 		t.Fatal(err)
@@ -148,11 +144,7 @@ func TestConcurrentPublishesHaveOneEffect(t *testing.T) {
 	if succeeded == 0 {
 		t.Error("no call succeeded")
 	}
-	before := hits(t, req.Target)
-	getpgid(t, 1)
-	if got := hits(t, req.Target) - before; got != 1 {
-		t.Errorf("one call was counted %d times", got)
-	}
+	wantCounted(t, req.Target, 1)
 }
 
 func TestUnpublish(t *testing.T) {

@@ -75,11 +75,7 @@ func TestKilledAfterEachStage(t *testing.T) {
 			f.restart(t)
 			if stage == StagePublished {
 				// Whole: it runs on, undisturbed by the restart.
-				before := hits(t, req.Target)
-				getpgid(t, 2)
-				if got := hits(t, req.Target) - before; got != 2 {
-					t.Errorf("after the restart the map counted %d calls, want 2", got)
-				}
+				wantCounted(t, req.Target, 2)
 			} else {
 				f.wantNothing(t, req)
 			}
@@ -112,11 +108,7 @@ func TestRetryAfterKillNeedsNoRecovery(t *testing.T) {
 	if err := f.Publish(f.ctx, req); err != nil {
 		t.Fatal(err)
 	}
-	before := hits(t, req.Target)
-	getpgid(t, 1)
-	if got := hits(t, req.Target) - before; got != 1 {
-		t.Errorf("one call was counted %d times", got)
-	}
+	wantCounted(t, req.Target, 1)
 }
 
 func TestUnreadableRecordIsTakenAway(t *testing.T) {
@@ -155,11 +147,7 @@ func TestPublishAfterTheMountIsGone(t *testing.T) {
 	if err := f.Publish(f.ctx, req); err != nil {
 		t.Fatal(err)
 	}
-	before := hits(t, req.Target)
-	getpgid(t, 1)
-	if got := hits(t, req.Target) - before; got != 1 {
-		t.Errorf("one call was counted %d times", got)
-	}
+	wantCounted(t, req.Target, 1)
 }
 
 // Somebody unmounted the bpffs, and with it all pins: the mounts on the targets stand, but nothing runs.
@@ -173,11 +161,7 @@ func TestPublishAfterThePinsAreGone(t *testing.T) {
 	if err := f.Publish(f.ctx, req); err != nil {
 		t.Fatal(err)
 	}
-	before := hits(t, req.Target)
-	getpgid(t, 1)
-	if got := hits(t, req.Target) - before; got != 1 {
-		t.Errorf("one call was counted %d times", got)
-	}
+	wantCounted(t, req.Target, 1)
 }
 
 // A volume that cannot be taken away is one pod's trouble: the others of the node must get their volumes.
@@ -236,11 +220,7 @@ func TestRecoverLeavesVolumesOfANewerVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.restart(t)
-	before := hits(t, req.Target)
-	getpgid(t, 1)
-	if got := hits(t, req.Target) - before; got != 1 {
-		t.Errorf("one call was counted %d times", got)
-	}
+	wantCounted(t, req.Target, 1)
 	if err := f.Unpublish(f.ctx, req.VolumeID, req.Target); err != nil {
 		t.Fatal(err)
 	}

@@ -78,7 +78,7 @@ func unpin(dir string) error {
 		return err
 	}
 	for _, sub := range []string{"progs", "maps"} {
-		if err := removeFiles(filepath.Join(dir, sub)); err != nil {
+		if err := removePins(filepath.Join(dir, sub), func(string) {}); err != nil {
 			return err
 		}
 	}
@@ -89,38 +89,33 @@ func unpin(dir string) error {
 // pin, but at once when it is a file descriptor: so hold one while the pin goes. Ending a tracepoint's last link takes
 // up to 80 ms of RCU grace periods, so they are closed side by side.
 func unpinLinks(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
+	var held []link.Link
+	err := removePins(dir, func(path string) {
+		if l, err := link.LoadPinnedLink(path, nil); err == nil {
+			held = append(held, l)
+		}
+	})
 	var closing sync.WaitGroup
-	defer closing.Wait()
-	for _, entry := range entries {
-		path := filepath.Join(dir, entry.Name())
-		l, lerr := link.LoadPinnedLink(path, nil)
-		if err := os.Remove(path); err != nil {
-			return err
-		}
-		if lerr == nil {
-			closing.Go(func() { l.Close() })
-		}
+	for _, l := range held {
+		closing.Go(func() { l.Close() })
 	}
-	return removeDir(dir)
+	closing.Wait()
+	return err
 }
 
-func removeFiles(dir string) error {
-	entries, err := os.ReadDir(dir)
+// removePins removes a directory of pins and calls before for each. A directory that is not there is no error.
+func removePins(dir string, before func(path string)) error {
+	names, err := entryNames(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	for _, entry := range entries {
-		if err := os.Remove(filepath.Join(dir, entry.Name())); err != nil {
+	for _, name := range names {
+		path := filepath.Join(dir, name)
+		before(path)
+		if err := os.Remove(path); err != nil {
 			return err
 		}
 	}
