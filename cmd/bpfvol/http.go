@@ -25,11 +25,11 @@ func serveHTTP(ctx context.Context, addr string, engine *node.Engine, policies *
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "bpfvol_volumes", Help: "Volumes with a record on this node."}, func() float64 {
-			volumes, err := engine.List()
+			volumes, err := engine.Count()
 			if err != nil {
 				return -1
 			}
-			return float64(len(volumes))
+			return float64(volumes)
 		}),
 	)
 	mux := http.NewServeMux()

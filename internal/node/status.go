@@ -48,6 +48,12 @@ type MemberStatus struct {
 	Runs uint64 `json:"runs,omitempty"`
 }
 
+// Count returns how many volumes have a record. Unlike List it looks at no volume.
+func (e *Engine) Count() (int, error) {
+	names, err := e.records.names()
+	return len(names), err
+}
+
 // List returns every volume with a record, by id.
 func (e *Engine) List() ([]Volume, error) {
 	names, err := e.records.names()

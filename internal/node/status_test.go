@@ -28,6 +28,22 @@ func TestLookChangesNothing(t *testing.T) {
 	}
 }
 
+// A record is written beside the one that it replaces.
+func TestListShowsAVolumeOnceWhileItsRecordIsWritten(t *testing.T) {
+	f := newFixture(t)
+	req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)
+	f.publish(t, req)
+	if err := os.WriteFile(f.records.path(volume.FileName(req.VolumeID))+".tmp", []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if volumes, err := f.List(); err != nil || len(volumes) != 1 {
+		t.Errorf("List() = %+v, %v", volumes, err)
+	}
+	if n, err := f.Count(); err != nil || n != 1 {
+		t.Errorf("Count() = %d, %v", n, err)
+	}
+}
+
 func TestUnreadableRecordHidesNoOther(t *testing.T) {
 	f := newFixture(t)
 	req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)
