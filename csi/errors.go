@@ -57,7 +57,7 @@ func CodeOf(err error) codes.Code {
 	case isAny(err, node.ErrUnknownVolume, image.ErrNotFound, image.ErrNotCached, loader.ErrNotFound):
 		return codes.NotFound
 	case as[*hook.UnsupportedError](err),
-		isAny(err, hook.ErrMissing, hook.ErrUnfit, dispatcher.ErrMissing, dispatcher.ErrForeign, podfs.ErrTarget, podfs.ErrWritable,
+		isAny(err, hook.ErrMissing, hook.ErrUnfit, dispatcher.ErrMissing, dispatcher.ErrForeign, dispatcher.ErrMode, podfs.ErrTarget, podfs.ErrWritable,
 			loader.ErrUnsupported, ebpf.ErrNotSupported):
 		return codes.FailedPrecondition
 

@@ -140,64 +140,23 @@ func TestNewProgramReplacesWithoutGap(t *testing.T) {
 	})
 }
 
-func TestSecondMemberIsRefused(t *testing.T) {
+func TestConcurrentAttachLetsAllIn(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, w *world) {
 		prog, packets := w.program(t, "count", carriers[w.carrier].pass)
-		w.mustAttach(t, first, prog)
-		other, _ := w.program(t, "other", carriers[w.carrier].drop)
-		for _, m := range []Member{second, {Volume: first.Volume, Program: "another"}} {
-			_, err := w.attach(m, other)
-			var full *FullError
-			if !errors.Is(err, ErrFull) || !errors.As(err, &full) {
-				t.Fatalf("error is %v, want ErrFull", err)
-			}
-			if diff := cmp.Diff(first, full.Holder); diff != "" {
-				t.Errorf("holder (-want +got):\n%s", diff)
-			}
-			if want := `program "count" runs there already`; !strings.Contains(err.Error(), want) {
-				t.Errorf("error is %q, want %q in it", err, want)
-			}
-		}
-		n := count(t, packets)
-		w.send(t, 5)
-		if now := counted(t, packets, n+5); now < n+5 {
-			t.Error("the first member has stopped")
-		}
-		w.mustDetach(t, second.Volume) // nothing of it is there
-		if err := w.ping(); err != nil {
-			t.Error(err)
-		}
-		if st, err := w.Status(); err != nil || len(st) != 1 {
-			t.Errorf("status: %v, %v", st, err)
-		}
-		w.mustDetach(t, first.Volume)
-	})
-}
-
-func TestConcurrentAttachLetsOneIn(t *testing.T) {
-	eachCarrier(t, func(t *testing.T, w *world) {
-		prog, _ := w.program(t, "count", carriers[w.carrier].pass)
 		var wg sync.WaitGroup
-		var won, full atomic.Int32
 		for i := range 8 {
 			wg.Go(func() {
-				m := Member{Volume: "v" + string(rune('a'+i)), Program: "count"}
-				switch _, err := w.attach(m, prog); {
-				case err == nil:
-					won.Add(1)
-				case errors.Is(err, ErrFull):
-					full.Add(1)
-					if err := w.Detach(context.Background(), m.Volume); err != nil {
-						t.Error(err)
-					}
-				default:
+				m := Member{Volume: "v" + string(rune('a'+i)), Program: "count", ProceedOn: proceedOnPass(w)}
+				if _, err := w.attach(m, prog); err != nil {
 					t.Error(err)
 				}
 			})
 		}
 		wg.Wait()
-		if won.Load() != 1 || full.Load() != 7 {
-			t.Errorf("%d attached, %d found it full, want 1 and 7", won.Load(), full.Load())
+		n := count(t, packets)
+		w.send(t, 5)
+		if now := counted(t, packets, n+8*5); now < n+8*5 {
+			t.Errorf("%d runs for 5 packets, want 40", now-n)
 		}
 		for i := range 8 {
 			w.mustDetach(t, "v"+string(rune('a'+i)))
@@ -214,7 +173,7 @@ func TestConcurrentAttachAndDetachEndClean(t *testing.T) {
 		wg.Go(func() {
 			m := Member{Volume: "v" + string(rune('a'+i)), Program: "count"}
 			for range 20 {
-				if _, err := w.attach(m, prog); err != nil && !errors.Is(err, ErrFull) {
+				if _, err := w.attach(m, prog); err != nil {
 					t.Error(err)
 				}
 				if err := w.Detach(context.Background(), m.Volume); err != nil {
@@ -263,7 +222,7 @@ func TestAttachRefusesWrongArguments(t *testing.T) {
 	for _, c := range []struct {
 		p    Point
 		m    Member
-		prog *ebpf.Program
+		prog Program
 		want string
 	}{
 		{w.point, first, filter, `xdp veth0: program "count" is of type SchedCLS, the hook needs XDP`},
@@ -284,7 +243,7 @@ func TestAttachRefusesWrongArguments(t *testing.T) {
 	if err := w.Detach(context.Background(), "../x"); err == nil {
 		t.Error("Detach of a path succeeded")
 	}
-	elsewhereDir := New(t.TempDir() + "/points")
+	elsewhereDir := New(t.TempDir()+"/points", Options{})
 	err = w.here.Do(func() error {
 		_, err := elsewhereDir.Attach(context.Background(), w.point, volume.XDPAuto, first, prog)
 		return err

@@ -38,9 +38,9 @@ func BenchmarkAttachDetach(b *testing.B) {
 			pin := filepath.Join(filepath.Dir(w.root), "bare")
 			w.timed(b, &attaching, &detaching, func() (err error) {
 				if carrier == "xdp" {
-					l, err = link.AttachXDP(link.XDPOptions{Program: prog, Interface: w.point.IfIndex, Flags: link.XDPDriverMode})
+					l, err = link.AttachXDP(link.XDPOptions{Program: prog.Program, Interface: w.point.IfIndex, Flags: link.XDPDriverMode})
 				} else {
-					l, err = link.AttachTCX(link.TCXOptions{Program: prog, Interface: w.point.IfIndex, Attach: ebpf.AttachTCXIngress})
+					l, err = link.AttachTCX(link.TCXOptions{Program: prog.Program, Interface: w.point.IfIndex, Attach: ebpf.AttachTCXIngress})
 				}
 				if err != nil {
 					return err

@@ -4,10 +4,12 @@ package dispatcher
 
 import (
 	"errors"
+	"fmt"
 	"os"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
 
 // carrier is how the kernel holds a program at a point. Starting differs so much that it is no part of it: see startXDP,
@@ -15,8 +17,8 @@ import (
 type carrier interface {
 	// running returns the program that packets meet; ok is false if it is not ours, or the interface is gone.
 	running(s *site) (id ebpf.ProgramID, ok bool, err error)
-	// swap replaces it. Every packet meets one of the two.
-	swap(s *site, prog *ebpf.Program) error
+	// swap replaces the program that has an id. Every packet meets one of the two. errRaced if another runs.
+	swap(s *site, prog *ebpf.Program, old ebpf.ProgramID) error
 	// detach ends it, and waits until no packet meets it. Nothing running is success.
 	detach(s *site) error
 }
@@ -81,17 +83,37 @@ func (c bpfLink) running(s *site) (ebpf.ProgramID, bool, error) {
 	return l.program, l.ifindex != 0, l.Close()
 }
 
-func (c bpfLink) swap(s *site, prog *ebpf.Program) error {
+// swap is a compare-and-swap by the kernel: it says EPERM where another program than the old one runs.
+func (c bpfLink) swap(s *site, prog *ebpf.Program, old ebpf.ProgramID) error {
 	l, err := c.open(s)
 	if err != nil {
 		return err
 	}
 	if l == nil {
-		return os.ErrNotExist
+		return errRaced
 	}
-	err = l.Update(prog)
+	defer l.Close()
+	was, err := ebpf.NewProgramFromID(old)
+	if errors.Is(err, os.ErrNotExist) {
+		return errRaced
+	} else if err != nil {
+		return err
+	}
+	defer was.Close()
+	updater, ok := l.Link.(interface {
+		UpdateArgs(link.RawLinkUpdateOptions) error
+	})
+	if !ok {
+		return fmt.Errorf("%s: link %T cannot be updated", s.Point, l.Link)
+	}
+	err = updater.UpdateArgs(link.RawLinkUpdateOptions{New: prog, Old: was, Flags: unix.BPF_F_REPLACE})
+	if errors.Is(err, unix.EPERM) && l.program != old {
+		return errRaced
+	} else if err != nil {
+		return fmt.Errorf("%s: replace the program: %w", s.Point, err)
+	}
 	s.reached("link updated")
-	return errors.Join(err, l.Close())
+	return nil
 }
 
 func (c bpfLink) detach(s *site) error {

@@ -25,11 +25,11 @@ type clsact struct{}
 const (
 	filterPriority = 500
 	filterHandle   = 0xbf
-	filterName     = "bpfvol "
+	filterName     = "bpfvol"
 )
 
 // startClsact pins the record before it adds qdisc and filter, so that what is ours always has a record.
-func (s *site) startClsact(m Member, prog *ebpf.Program) error {
+func (s *site) startClsact(prog *ebpf.Program) error {
 	ours, err := s.ownsQdisc()
 	if err != nil {
 		return err
@@ -44,9 +44,7 @@ func (s *site) startClsact(m Member, prog *ebpf.Program) error {
 		return fmt.Errorf("%s: add clsact: %w", s.Point, err)
 	}
 	s.reached("qdisc added")
-	f := s.filter(prog.FD())
-	f.Name = filterName + m.Program
-	err = netlink.FilterAdd(f)
+	err = netlink.FilterAdd(s.filter(prog.FD()))
 	if errors.Is(err, unix.EEXIST) {
 		other, findErr := s.findFilter()
 		if other != nil {
@@ -67,6 +65,7 @@ func (s *site) filter(fd int) *netlink.BpfFilter {
 			LinkIndex: s.IfIndex, Parent: parentOf(s.Direction), Handle: filterHandle, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
 		},
 		Fd:           fd,
+		Name:         filterName,
 		DirectAction: true,
 	}
 }
@@ -169,21 +168,26 @@ func (clsact) running(s *site) (id ebpf.ProgramID, ok bool, err error) {
 	return id, ok, err
 }
 
-// swap replaces the filter's program in place (cls_bpf_change).
-func (clsact) swap(s *site, prog *ebpf.Program) error {
-	_, err := inNetNS(s.NetNS, func() error {
-		old, err := s.findFilter()
-		if err != nil || old == nil {
+// swap replaces the filter's program in place (cls_bpf_change). The kernel compares nothing: somebody who replaces a
+// filter by our name between the two steps loses.
+func (clsact) swap(s *site, prog *ebpf.Program, old ebpf.ProgramID) error {
+	found, err := inNetNS(s.NetNS, func() error {
+		f, err := s.findFilter()
+		if err != nil {
 			return err
 		}
-		f := s.filter(prog.FD())
-		f.Name = old.Name
-		if err := netlink.FilterReplace(f); err != nil {
+		if !isOurs(f) || ebpf.ProgramID(f.Id) != old {
+			return errRaced
+		}
+		if err := netlink.FilterReplace(s.filter(prog.FD())); err != nil {
 			return fmt.Errorf("%s: replace filter: %w", s.Point, err)
 		}
 		s.reached("filter replaced")
 		return nil
 	})
+	if err == nil && !found {
+		return errRaced
+	}
 	return err
 }
 

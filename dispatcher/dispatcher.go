@@ -67,13 +67,16 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
 // Dispatcher changes the members of the points below one directory. Any number of processes may use the same directory.
 type Dispatcher struct {
-	root string
+	root    string
+	options Options
+	types   *btf.Cache
 
 	// classic makes it use clsact where the kernel has TCX. Tests set it.
 	classic bool
@@ -81,25 +84,22 @@ type Dispatcher struct {
 	step func(name string)
 }
 
+// Options configures a Dispatcher.
+type Options struct {
+	// Types keeps the kernel's BTF between calls: one for the process. Nil reads it anew.
+	Types *btf.Cache
+	// MemberStats counts what every member returns: MemberStatus.Counts.
+	MemberStats bool
+}
+
 // New returns a Dispatcher that keeps its pins in a directory of a bpffs, such as /sys/fs/bpf/bpfvol/points.
 // The directory is made when it is needed and removed when it is empty.
-func New(dir string) *Dispatcher { return &Dispatcher{root: dir} }
-
-// Member is one program at a point.
-type Member struct {
-	Volume    string           `json:"volume"` // volume.FileName of its id
-	Program   string           `json:"program"`
-	Priority  int              `json:"priority"`            // lower runs first
-	ProceedOn []volume.Verdict `json:"proceedOn,omitempty"` // verdicts that let later members run
-}
-
-// same reports whether two members are one, perhaps with other settings.
-func (m Member) same(other Member) bool {
-	return m.Volume == other.Volume && m.Program == other.Program
-}
-
-func (m Member) equal(other Member) bool {
-	return m.same(other) && m.Priority == other.Priority && slices.Equal(m.ProceedOn, other.ProceedOn)
+func New(dir string, o Options) *Dispatcher {
+	d := &Dispatcher{root: dir, options: o, types: o.Types}
+	if d.types == nil {
+		d.types = btf.NewCache()
+	}
+	return d
 }
 
 // Attachment says how a member was attached.
@@ -107,15 +107,23 @@ type Attachment struct {
 	Point Point
 	// Mode is the XDP mode in use, native or generic; empty for TC.
 	Mode volume.XDPMode
+	// Way is how the member runs, and Why it has a slot if it has one. The next change of membership may change both.
+	Way Way
+	Why string
 }
 
-// Attach makes a member run at a point of the current network namespace. The mode is for XDP: auto is native where the
-// driver can, else generic. prog stays the caller's.
+// Attach makes a member run at a point of the current network namespace, in its order among those that are there. The
+// mode is for XDP: auto is the point's, or native where the driver can, else generic. prog stays the caller's.
 //
-// Errors: *FullError where another member runs, *ForeignError where a program runs that is not ours, *InterfaceError if
-// the interface is gone, ebpf.ErrNotSupported if driver or kernel cannot.
-func (d *Dispatcher) Attach(ctx context.Context, p Point, mode volume.XDPMode, m Member, prog *ebpf.Program) (_ Attachment, err error) {
-	if err := p.check(m, prog); err != nil {
+// Errors: *FullError where no place is left, *ForeignError where a program runs that is not ours, *InterfaceError if
+// the interface is gone, *ModeError, ebpf.ErrNotSupported if driver or kernel cannot. After an error everything is as
+// it was.
+func (d *Dispatcher) Attach(ctx context.Context, p Point, mode volume.XDPMode, m Member, prog Program) (_ Attachment, err error) {
+	if err := p.check(m, prog.Program); err != nil {
+		return Attachment{}, err
+	}
+	own, err := programID(prog.Program)
+	if err != nil {
 		return Attachment{}, err
 	}
 	s, err := d.open(ctx, p, true)
@@ -124,64 +132,58 @@ func (d *Dispatcher) Attach(ctx context.Context, p Point, mode volume.XDPMode, m
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
 
-	running, alive, err := s.running()
-	if err != nil {
+	if err := s.admit(m, mode); err != nil {
 		return Attachment{}, err
 	}
-	if alive {
-		for _, holder := range s.members {
-			if !holder.same(m) {
-				return Attachment{}, &FullError{Point: p, Holder: holder.Member}
+	undo := func() error { return nil }
+	fresh := !slices.ContainsFunc(s.members, func(have member) bool { return have.same(m) })
+	if !slices.ContainsFunc(s.members, func(have member) bool { return have.equal(m) && have.Own == own }) {
+		if undo, err = s.pinMember(m, prog); err != nil {
+			return Attachment{}, err
+		}
+	}
+	if err := s.reconcile(mode); errors.Is(err, errUnfinished) {
+		return Attachment{}, err // the member runs: Detach must find it
+	} else if err != nil {
+		return Attachment{}, errors.Join(err, undo(), s.clearIfEmpty())
+	}
+	at := Attachment{Point: p, Mode: s.record.Mode}
+	for i, placed := range s.set.Members {
+		if placed.same(m) {
+			at.Way, at.Why = placed.Way, placed.Why
+			if !fresh {
+				err = s.sweep(s.members[i])
 			}
 		}
-		if mode == "" || mode == volume.XDPAuto || mode == s.record.Mode || p.Kind != volume.KindXDP {
-			return Attachment{Point: p, Mode: s.record.Mode}, s.renew(m, prog, running)
-		}
 	}
-	// Nothing of ours runs here, or it has to give way: what is left of it goes.
-	if err := s.clear(); err != nil {
-		return Attachment{}, err
-	}
-	if err := s.start(m, prog, mode); err != nil {
-		return Attachment{}, errors.Join(err, s.clear())
-	}
-	return Attachment{Point: p, Mode: s.record.Mode}, nil
+	return at, err
 }
 
-// start makes the first member of an empty point run.
-func (s *site) start(m Member, prog *ebpf.Program, mode volume.XDPMode) error {
-	if err := s.pinMember(m, prog); err != nil {
-		return err
-	}
-	if s.Kind == volume.KindXDP {
-		return s.startXDP(prog, mode)
-	}
-	if !s.classic {
-		err := s.startTCX(prog)
-		if !errors.Is(err, ebpf.ErrNotSupported) {
-			return err
-		}
-	}
-	return s.startClsact(m, prog)
-}
-
-// renew gives a running member its new program and settings.
-func (s *site) renew(m Member, prog *ebpf.Program, running ebpf.ProgramID) error {
-	id, err := programID(prog)
+// admit takes away what is left of a point that is dead, and refuses a mode that the point cannot have.
+func (s *site) admit(m Member, mode volume.XDPMode) error {
+	_, alive, err := s.running()
 	if err != nil {
 		return err
 	}
-	known := slices.ContainsFunc(s.members, func(have member) bool { return have.equal(m) })
-	if id == running && known {
+	if alive && (s.Kind != volume.KindXDP || mode == "" || mode == volume.XDPAuto || mode == s.record.Mode) {
 		return nil
 	}
-	if err := s.pinMember(m, prog); err != nil {
+	if alive {
+		for _, other := range s.members {
+			if !other.same(m) {
+				return &ModeError{Point: s.Point, Has: s.record.Mode, Wants: mode, Holder: other.Member}
+			}
+		}
+	}
+	return s.clear()
+}
+
+// clearIfEmpty takes away what was made for a member that could not attach.
+func (s *site) clearIfEmpty() error {
+	if err := s.readMembers(); err != nil || len(s.members) > 0 {
 		return err
 	}
-	if id == running {
-		return nil
-	}
-	return s.carrier().swap(s, prog)
+	return s.clear()
 }
 
 // Detach ends every member of a volume, wherever it runs. A member, an interface or a network namespace that is gone is
@@ -217,11 +219,63 @@ func (d *Dispatcher) detach(ctx context.Context, p Point, volume string) (err er
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	others := slices.ContainsFunc(s.members, func(m member) bool { return m.Volume != volume })
-	if others {
-		return s.unpinMembers(volume)
+	if err := s.drop(volume); err != nil {
+		return err
 	}
-	return s.clear()
+	if len(s.members) == 0 {
+		return s.clear()
+	}
+	if _, alive, err := s.running(); err != nil {
+		return err
+	} else if alive {
+		if err := s.reconcile(""); err != nil {
+			return err
+		}
+	}
+	return s.unpinMembers(volume)
+}
+
+// Recover finishes every change that a crash cut short: what runs is then what the members say. It goes on past points
+// that it cannot read.
+func (d *Dispatcher) Recover(ctx context.Context) error {
+	points, err := d.points()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range points {
+		if err := d.recover(ctx, p); err != nil {
+			errs = append(errs, fmt.Errorf("recover %s: %w", p, err))
+		}
+	}
+	d.removeEmpty()
+	return errors.Join(errs...)
+}
+
+func (d *Dispatcher) recover(ctx context.Context, p Point) (err error) {
+	s, err := d.open(ctx, p, false)
+	if s == nil || err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	_, alive, err := s.running()
+	switch {
+	case err != nil:
+		return err
+	case len(s.members) == 0:
+		return s.clear()
+	case !alive:
+		return nil // its volumes are told that nothing runs, and go in their own time
+	}
+	if err := s.reconcile(""); err != nil {
+		return err
+	}
+	for _, m := range s.members {
+		if err := s.sweep(m); err != nil {
+			return err
+		}
+	}
+	return s.withdraw()
 }
 
 // reached tells a test which effect just happened.

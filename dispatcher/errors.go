@@ -17,23 +17,40 @@ var (
 	ErrFull = errors.New("point has no room")
 	// ErrForeign is what every *ForeignError is.
 	ErrForeign = errors.New("foreign program at the point")
+	// ErrMode is what every *ModeError is.
+	ErrMode = errors.New("point runs in another mode")
 	// ErrMissing is what every *InterfaceError is.
 	ErrMissing = errors.New("interface does not exist")
 )
 
-// FullError says that a point has another member already, and which.
+// FullError says that a point has no place left for a member.
 type FullError struct {
 	Point  Point
-	Holder Member
+	Member Member
+	Why    string
 }
 
 func (e *FullError) Error() string {
-	return fmt.Sprintf("%s: program %q runs there already, and this version attaches one program per hook; use another interface or remove that volume",
-		e.Point, e.Holder.Program)
+	return fmt.Sprintf("%s: no place for program %.64q: %s; use another interface, or remove a volume from this one", e.Point, e.Member.Program, e.Why)
 }
 
 // Is makes errors.Is(err, ErrFull) true.
 func (e *FullError) Is(target error) bool { return target == ErrFull }
+
+// ModeError says that a point runs in another XDP mode than a member asks for: all members of an interface share one.
+type ModeError struct {
+	Point      Point
+	Has, Wants volume.XDPMode
+	Holder     Member // one that is there
+}
+
+func (e *ModeError) Error() string {
+	return fmt.Sprintf("%s: runs in %s mode for program %.64q and cannot run in %s mode, too; use mode auto, which takes what is there",
+		e.Point, e.Has, e.Holder.Program, e.Wants)
+}
+
+// Is makes errors.Is(err, ErrMode) true.
+func (e *ModeError) Is(target error) bool { return target == ErrMode }
 
 // ForeignError says that a program runs at a point that bpfvol did not attach.
 type ForeignError struct {

@@ -7,17 +7,15 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/cilium/ebpf"
-
 	"github.com/bpfvol/bpfvol/dispatcher"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
 func Example() {
 	ctx := context.Background()
-	points := dispatcher.New("/sys/fs/bpf/bpfvol/points")
+	points := dispatcher.New("/sys/fs/bpf/bpfvol/points", dispatcher.Options{})
 	hook := &volume.XDP{Interfaces: []string{"eth0"}, Priority: 500, ProceedOn: []volume.Verdict{"pass"}, Mode: volume.XDPAuto}
-	var prog *ebpf.Program // from package loader
+	var prog dispatcher.Program // from package loader
 
 	at, err := dispatcher.Resolve(hook)
 	if err != nil {
@@ -28,10 +26,10 @@ func Example() {
 	for _, p := range at {
 		attached, err := points.Attach(ctx, p, hook.Mode, member, prog)
 		if errors.Is(err, dispatcher.ErrFull) {
-			fmt.Println(err) // xdp eth0: program "count" runs there already, ...
+			fmt.Println(err) // xdp eth0: no place for program "count_in": it needs a slot, since it makes tail calls, and all 32 are taken; ...
 			return
 		}
-		fmt.Println(p, attached.Mode) // xdp eth0 native
+		fmt.Println(p, attached.Mode, attached.Way) // xdp eth0 native fused
 	}
 	fmt.Println(points.Detach(ctx, member.Volume))
 }

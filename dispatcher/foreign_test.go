@@ -41,10 +41,10 @@ func TestForeignXDPProgramStays(t *testing.T) {
 			w := newWorld(t, "xdp")
 			theirs, packets := w.program(t, "theirs", 2)
 			var end func() error
-			if err := w.here.Do(func() (err error) { end, err = foreign(w, theirs); return err }); err != nil {
+			if err := w.here.Do(func() (err error) { end, err = foreign(w, theirs.Program); return err }); err != nil {
 				t.Fatal(err)
 			}
-			id, err := programID(theirs)
+			id, err := programID(theirs.Program)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -170,7 +170,7 @@ func TestIPToolSeesOurProgram(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	id, err := programID(prog)
+	id, err := programID(prog.Program)
 	if err != nil {
 		t.Fatal(err)
 	}

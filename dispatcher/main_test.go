@@ -16,6 +16,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -69,6 +70,9 @@ func eachCarrier(t *testing.T, test func(t *testing.T, w *world)) {
 	}
 }
 
+// types are the kernel's, read once.
+var types = btf.NewCache()
+
 // world is a dispatcher with its bpffs and two namespaces. The programs attach to veth0 of here; there is the other end.
 type world struct {
 	*Dispatcher
@@ -84,7 +88,7 @@ func newWorld(t testing.TB, carrier string) *world {
 	if c.needs != "" {
 		bpftest.SkipOnOldKernel(t, c.needs, carrier)
 	}
-	w := &world{Dispatcher: New(filepath.Join(bpftest.BPFFS(t), "points")), carrier: carrier}
+	w := &world{Dispatcher: New(filepath.Join(bpftest.BPFFS(t), "points"), Options{Types: types}), carrier: carrier}
 	w.classic = c.classic
 	w.here, w.there = bpftest.Pair(t)
 	if c.classic {
@@ -128,7 +132,7 @@ func (w *world) resolve(t testing.TB, h volume.Hook) (p Point) {
 }
 
 // program makes a program that counts its packets and returns a verdict.
-func (w *world) program(t testing.TB, name string, verdict int32) (*ebpf.Program, *ebpf.Map) {
+func (w *world) program(t testing.TB, name string, verdict int32) (Program, *ebpf.Map) {
 	t.Helper()
 	prog, packets, err := newProgram(carriers[w.carrier].typ, name, verdict)
 	if err != nil {
@@ -138,28 +142,45 @@ func (w *world) program(t testing.TB, name string, verdict int32) (*ebpf.Program
 	return prog, packets
 }
 
-func newProgram(typ ebpf.ProgramType, name string, verdict int32) (*ebpf.Program, *ebpf.Map, error) {
+func newProgram(typ ebpf.ProgramType, name string, verdict int32) (Program, *ebpf.Map, error) {
 	packets, err := ebpf.NewMap(&ebpf.MapSpec{Name: "packets", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
 	if err != nil {
-		return nil, nil, err
+		return Program{}, nil, err
 	}
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: typ, License: "GPL", Instructions: asm.Instructions{
-		asm.StoreImm(asm.RFP, -4, 0, asm.Word),
+	attach := ebpf.AttachNone
+	if typ == ebpf.XDP {
+		attach = ebpf.AttachXDP
+	}
+	spec := &ebpf.ProgramSpec{Name: name, Type: typ, AttachType: attach, License: "GPL", Instructions: asm.Instructions{
+		asm.StoreImm(asm.RFP, -4, 0, asm.Word).WithSymbol(name),
 		asm.Mov.Reg(asm.R2, asm.RFP),
 		asm.Add.Imm(asm.R2, -4),
-		asm.LoadMapPtr(asm.R1, packets.FD()),
+		asm.LoadMapPtr(asm.R1, 0).WithReference("packets"),
 		asm.FnMapLookupElem.Call(),
 		asm.JEq.Imm(asm.R0, 0, "out"),
 		asm.Mov.Imm(asm.R1, 1),
 		asm.AddAtomic.Mem(asm.R0, asm.R1, asm.DWord, 0),
 		asm.Mov.Imm(asm.R0, verdict).WithSymbol("out"),
 		asm.Return(),
-	}})
+	}}
+	prog, err := loadProgram(spec, map[string]*ebpf.Map{"packets": packets})
 	if err != nil {
 		packets.Close()
-		return nil, nil, err
+		return Program{}, nil, err
 	}
 	return prog, packets, nil
+}
+
+// loadProgram loads a program alone, as package loader does.
+func loadProgram(spec *ebpf.ProgramSpec, maps map[string]*ebpf.Map) (Program, error) {
+	alone := spec.Copy()
+	for name, m := range maps {
+		if err := alone.Instructions.AssociateMap(name, m); err != nil && !errors.Is(err, asm.ErrUnreferencedSymbol) {
+			return Program{}, err
+		}
+	}
+	prog, err := ebpf.NewProgram(alone)
+	return Program{Program: prog, Spec: spec, Maps: maps}, err
 }
 
 func count(t testing.TB, packets *ebpf.Map) (n uint64) {
@@ -182,7 +203,7 @@ func counted(t testing.TB, packets *ebpf.Map, sent uint64) (n uint64) {
 }
 
 // attach attaches a member in the namespace of the point.
-func (w *world) attach(m Member, prog *ebpf.Program) (at Attachment, err error) {
+func (w *world) attach(m Member, prog Program) (at Attachment, err error) {
 	err = w.here.Do(func() (err error) {
 		at, err = w.Attach(context.Background(), w.point, volume.XDPAuto, m, prog)
 		return err
@@ -190,7 +211,7 @@ func (w *world) attach(m Member, prog *ebpf.Program) (at Attachment, err error) 
 	return at, err
 }
 
-func (w *world) attachMode(m Member, prog *ebpf.Program, mode volume.XDPMode) error {
+func (w *world) attachMode(m Member, prog Program, mode volume.XDPMode) error {
 	return w.here.Do(func() error {
 		at, err := w.Attach(context.Background(), w.point, mode, m, prog)
 		if err == nil && mode != volume.XDPAuto && at.Mode != mode {
@@ -200,7 +221,7 @@ func (w *world) attachMode(m Member, prog *ebpf.Program, mode volume.XDPMode) er
 	})
 }
 
-func (w *world) mustAttach(t testing.TB, m Member, prog *ebpf.Program) Attachment {
+func (w *world) mustAttach(t testing.TB, m Member, prog Program) Attachment {
 	t.Helper()
 	at, err := w.attach(m, prog)
 	if err != nil {
@@ -286,9 +307,17 @@ func tree(t testing.TB, dir string) (paths []string) {
 }
 
 var (
-	first  = Member{Volume: "first", Program: "count", Priority: 10, ProceedOn: []volume.Verdict{"pass"}}
-	second = Member{Volume: "second", Program: "count", Priority: 20, ProceedOn: []volume.Verdict{"pass"}}
+	first  = Member{Volume: "first", Program: "count", Priority: 10}
+	second = Member{Volume: "second", Program: "count", Priority: 20}
 )
+
+// proceedOnPass is the proceedOn of a member that hands on what it lets pass.
+func proceedOnPass(w *world) []volume.Verdict {
+	if carriers[w.carrier].typ == ebpf.XDP {
+		return []volume.Verdict{"pass"}
+	}
+	return []volume.Verdict{"ok", "pipe"}
+}
 
 // run starts the test binary in the namespace of the point, to do something with the member "first" and to kill itself
 // right after the given effect. It reports whether it came that far, and at which effect that was.
@@ -316,7 +345,7 @@ func victim(role string) error {
 	if err != nil {
 		return err
 	}
-	d := New(os.Getenv(dirEnv))
+	d := New(os.Getenv(dirEnv), Options{})
 	d.classic = c.classic
 	steps := 0
 	d.step = func(name string) {

@@ -82,7 +82,7 @@ func TestTCXWhereTheKernelHasIt(t *testing.T) {
 	prog, packets := w.program(t, "count", 0)
 	want := carrierTCX
 	err := w.here.Do(func() error {
-		l, err := link.AttachTCX(link.TCXOptions{Interface: w.point.IfIndex, Program: prog, Attach: ebpf.AttachTCXIngress})
+		l, err := link.AttachTCX(link.TCXOptions{Interface: w.point.IfIndex, Program: prog.Program, Attach: ebpf.AttachTCXIngress})
 		if errors.Is(err, ebpf.ErrNotSupported) {
 			want = carrierClsact
 			return nil

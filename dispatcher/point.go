@@ -68,6 +68,11 @@ func (p Point) check(m Member, prog *ebpf.Program) error {
 	if prog.Type() != want {
 		return fmt.Errorf("%s: program %q is of type %s, the hook needs %s", p, m.Program, prog.Type(), want)
 	}
+	for _, v := range m.ProceedOn {
+		if _, ok := verdicts(p.Kind)[v]; !ok {
+			return fmt.Errorf("%s: program %.64q: %.32q is no verdict of the hook", p, m.Program, v)
+		}
+	}
 	if !isElement(m.Volume) || m.Program == "" {
 		return fmt.Errorf("member %q of volume %q: not a name", m.Program, m.Volume)
 	}
@@ -79,6 +84,14 @@ func (p Point) check(m Member, prog *ebpf.Program) error {
 		return fmt.Errorf("%s: the interface is in another network namespace", p)
 	}
 	return nil
+}
+
+// verdicts are the results of programs at a hook, by name.
+func verdicts(kind volume.Kind) map[volume.Verdict]int {
+	if kind == volume.KindXDP {
+		return volume.XDPVerdicts
+	}
+	return volume.TCVerdicts
 }
 
 // isElement reports whether s can be one element of a path on a bpffs.

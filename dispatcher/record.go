@@ -15,7 +15,7 @@ import (
 )
 
 // recordVersion is raised when an older reader would misunderstand a record.
-const recordVersion = 1
+const recordVersion = 2
 
 // pointRecord is what cannot be read back from a point's link.
 type pointRecord struct {
@@ -27,20 +27,20 @@ type pointRecord struct {
 	Qdisc bool `json:"qdisc,omitempty"`
 }
 
-type memberRecord struct {
-	Version int `json:"version"`
-	Member
-}
-
 // pinRecord writes a record to a pin. A record that is there is replaced in one step.
 func (s *site) pinRecord(path, name string, record any) error {
 	text, err := json.Marshal(record)
 	if err != nil {
 		return err
 	}
+	return s.pinBytes(path, name, text)
+}
+
+// pinBytes pins bytes, as the one entry of a map that nobody can change.
+func (s *site) pinBytes(path, name string, b []byte) error {
 	m, err := ebpf.NewMap(&ebpf.MapSpec{
-		Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(len(text)), MaxEntries: 1,
-		Contents: []ebpf.MapKV{{Key: uint32(0), Value: text}},
+		Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(len(b)), MaxEntries: 1,
+		Contents: []ebpf.MapKV{{Key: uint32(0), Value: b}},
 	})
 	if err != nil {
 		return fmt.Errorf("record: %w", err)
@@ -56,6 +56,16 @@ func (s *site) pinRecord(path, name string, record any) error {
 // one step.
 func (s *site) pinProgram(path string, prog *ebpf.Program) error {
 	own, err := prog.Clone()
+	if err != nil {
+		return err
+	}
+	defer own.Close()
+	return s.replacePin(path, own.Pin)
+}
+
+// pinMap is pinProgram for a map.
+func (s *site) pinMap(path string, m *ebpf.Map) error {
+	own, err := m.Clone()
 	if err != nil {
 		return err
 	}
@@ -80,14 +90,9 @@ func (s *site) replacePin(path string, pin func(string) error) error {
 
 // readRecord reads a record; os.ErrNotExist if there is none.
 func readRecord(path string, record any) error {
-	m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: true})
+	text, err := readBytes(path)
 	if err != nil {
 		return err
-	}
-	defer m.Close()
-	text, err := m.LookupBytes(uint32(0))
-	if err != nil {
-		return fmt.Errorf("record: %w", err)
 	}
 	var version struct {
 		Version int `json:"version"`
@@ -99,6 +104,20 @@ func readRecord(path string, record any) error {
 		return fmt.Errorf("record has version %d, this bpfvol reads %d; remove the volume with the version that made it", version.Version, recordVersion)
 	}
 	return json.Unmarshal(text, record)
+}
+
+// readBytes is the reverse of pinBytes.
+func readBytes(path string) ([]byte, error) {
+	m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	b, err := m.LookupBytes(uint32(0))
+	if err != nil {
+		return nil, fmt.Errorf("record: %w", err)
+	}
+	return b, nil
 }
 
 // remove removes a pin or an empty directory that may be gone.

@@ -11,10 +11,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
-
-	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
 // site is a point that the caller holds locked, as read back from its pins.
@@ -24,19 +21,13 @@ type site struct {
 	dir     string
 	lock    *os.File
 	record  pointRecord // zero: nothing was attached
-	members []member    // complete ones, in no order
-}
-
-// member is a Member and its directory.
-type member struct {
-	Member
-	dir string
+	members []member    // complete ones, in the order they run
+	set     setRecord   // what runs; zero: nothing
 }
 
 const (
 	recordPin  = "record"
 	linkPin    = "link"
-	progPin    = "prog"
 	membersDir = "members"
 )
 
@@ -136,29 +127,10 @@ func (s *site) read() error {
 	if s.Interface == "" {
 		s.Interface = s.record.Interface
 	}
-	s.members = nil
-	volumes, err := readDir(s.pin(membersDir))
-	if err != nil {
+	if err := s.readMembers(); err != nil {
 		return err
 	}
-	for _, v := range volumes {
-		programs, err := readDir(s.pin(membersDir, v))
-		if err != nil {
-			return err
-		}
-		for _, p := range programs {
-			dir := s.pin(membersDir, v, p)
-			var r memberRecord
-			err := readRecord(filepath.Join(dir, recordPin), &r)
-			if errors.Is(err, os.ErrNotExist) {
-				continue // incomplete
-			} else if err != nil {
-				return fmt.Errorf("%s: %w", s.Point, err)
-			}
-			s.members = append(s.members, member{Member: r.Member, dir: dir})
-		}
-	}
-	return nil
+	return s.readSet()
 }
 
 // readDir returns the names in a directory; none if it does not exist.
@@ -183,26 +155,6 @@ func (s *site) close() error {
 
 func (s *site) pin(elements ...string) string {
 	return filepath.Join(append([]string{s.dir}, elements...)...)
-}
-
-// pinMember adds a member, or gives it another program and settings. The record is last: it completes the member.
-func (s *site) pinMember(m Member, prog *ebpf.Program) error {
-	dir := s.pin(membersDir, m.Volume, volume.FileName(m.Program))
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	s.reached("member directory made")
-	if err := s.pinProgram(filepath.Join(dir, progPin), prog); err != nil {
-		return fmt.Errorf("pin program %q: %w", m.Program, err)
-	}
-	s.reached("member program pinned")
-	if err := s.pinRecord(filepath.Join(dir, recordPin), "bpfvol_member", memberRecord{Version: recordVersion, Member: m}); err != nil {
-		return err
-	}
-	s.reached("member record pinned")
-	s.members = slices.DeleteFunc(s.members, func(have member) bool { return have.same(m) })
-	s.members = append(s.members, member{Member: m, dir: dir})
-	return nil
 }
 
 // pinPoint writes the record of a point where something runs, or is about to.
@@ -230,6 +182,9 @@ func (s *site) clear() error {
 	} else if err := remove(s.pin(recordPin + newSuffix)); err != nil {
 		return err
 	}
+	if err := s.unpinSets(); err != nil {
+		return err
+	}
 	volumes, err := readDir(s.pin(membersDir))
 	if err != nil {
 		return err
@@ -241,24 +196,6 @@ func (s *site) clear() error {
 	}
 	s.members = nil
 	return nil
-}
-
-// unpinMembers removes the members of a volume, which no longer run: the record first, so that what is left of a crash
-// is incomplete.
-func (s *site) unpinMembers(volume string) error {
-	programs, err := readDir(s.pin(membersDir, volume))
-	if err != nil {
-		return err
-	}
-	for _, p := range programs {
-		for _, pin := range []string{recordPin, recordPin + newSuffix, progPin, progPin + newSuffix, ""} {
-			if err := remove(s.pin(membersDir, volume, p, pin)); err != nil {
-				return err
-			}
-			s.reached("member " + pin + " removed")
-		}
-	}
-	return remove(s.pin(membersDir, volume))
 }
 
 // points lists the points that have a directory.

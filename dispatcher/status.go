@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"path/filepath"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -21,20 +20,23 @@ type PointStatus struct {
 	Carrier string         // xdp, tcx or clsact
 	Mode    volume.XDPMode // native or generic; empty for TC
 	Link    link.ID        // 0 where there is none: clsact
-	Program Program        // what packets meet
+	Program Loaded         // what packets meet
 	Members []MemberStatus // in the order they run
 	// Severed says that nothing runs: the interface, or what attached the members, is gone.
 	Severed bool
 }
 
-// MemberStatus is a member and its own program.
+// MemberStatus is a member, its own program, and how it runs.
 type MemberStatus struct {
 	Member
-	Loaded Program
+	Loaded Loaded
+	Way    Way     // empty: it does not run
+	Why    string  // it has a slot
+	Counts *Counts // nil where nothing is counted
 }
 
-// Program names a loaded program.
-type Program struct {
+// Loaded names a loaded program.
+type Loaded struct {
 	ID   ebpf.ProgramID
 	Name string // at most 15 bytes
 }
@@ -79,7 +81,7 @@ func (d *Dispatcher) status(p Point) (_ *PointStatus, err error) {
 	}
 	st.Severed = !alive
 	if id != 0 {
-		st.Program = Program{ID: id, Name: programName(id)}
+		st.Program = Loaded{ID: id, Name: programName(id)}
 	}
 	if l, err := (bpfLink{}).open(s); err != nil {
 		return nil, err
@@ -87,29 +89,18 @@ func (d *Dispatcher) status(p Point) (_ *PointStatus, err error) {
 		st.Link = l.id
 		l.Close()
 	}
-	for _, m := range s.members {
-		loaded, err := pinnedProgram(filepath.Join(m.dir, progPin))
-		if err != nil {
-			return nil, err
+	counts, err := s.counts()
+	if err != nil {
+		return nil, err
+	}
+	for i, m := range s.members {
+		ms := MemberStatus{Member: m.Member, Loaded: Loaded{ID: m.Own, Name: m.Code.Name}, Counts: counts[i]}
+		for _, p := range s.set.Members {
+			if alive && p.same(m.Member) {
+				ms.Way, ms.Why = p.Way, p.Why
+			}
 		}
-		st.Members = append(st.Members, MemberStatus{Member: m.Member, Loaded: loaded})
+		st.Members = append(st.Members, ms)
 	}
-	slices.SortFunc(st.Members, func(a, b MemberStatus) int {
-		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Volume, b.Volume), cmp.Compare(a.Member.Program, b.Member.Program))
-	})
 	return st, nil
-}
-
-func pinnedProgram(path string) (Program, error) {
-	prog, err := ebpf.LoadPinnedProgram(path, nil)
-	if err != nil {
-		return Program{}, err
-	}
-	defer prog.Close()
-	info, err := prog.Info()
-	if err != nil {
-		return Program{}, err
-	}
-	id, _ := info.ID()
-	return Program{ID: id, Name: info.Name}, nil
 }

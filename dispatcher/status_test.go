@@ -19,18 +19,18 @@ func TestStatusIsReadFromPins(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, w *world) {
 		prog, _ := w.program(t, "count", carriers[w.carrier].pass)
 		at := w.mustAttach(t, first, prog)
-		id, err := programID(prog)
+		id, err := programID(prog.Program)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := New(w.root).Status()
+		got, err := New(w.root, Options{}).Status()
 		if err != nil {
 			t.Fatal(err)
 		}
-		loaded := Program{ID: id, Name: "count"}
+		loaded := Loaded{ID: id, Name: "count"}
 		want := []PointStatus{{
 			Point: w.point, Carrier: strings.Fields(w.carrier)[0], Mode: at.Mode, Program: loaded,
-			Members: []MemberStatus{{Member: first, Loaded: loaded}},
+			Members: []MemberStatus{{Member: first, Loaded: loaded, Way: Plain}},
 		}}
 		if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(PointStatus{}, "Link")); diff != "" {
 			t.Errorf("status (-want +got):\n%s", diff)
@@ -51,6 +51,10 @@ func TestRecordOfAnotherVersionIsRefused(t *testing.T) {
 	w.mustAttach(t, first, prog)
 	path := filepath.Join(w.root, w.point.dirName(), membersDir, first.Volume, first.Program, recordPin)
 	s := &site{Dispatcher: w.Dispatcher}
+	before, err := readBytes(path)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := s.pinRecord(path, "future", memberRecord{Version: recordVersion + 1, Member: first}); err != nil {
 		t.Fatal(err)
 	}
@@ -58,14 +62,14 @@ func TestRecordOfAnotherVersionIsRefused(t *testing.T) {
 		"Attach": func() error { _, err := w.attach(first, prog); return err }(),
 		"Detach": w.Detach(t.Context(), first.Volume),
 	} {
-		if err == nil || !strings.Contains(err.Error(), "record has version 2, this bpfvol reads 1") {
+		if err == nil || !strings.Contains(err.Error(), "record has version 3, this bpfvol reads 2") {
 			t.Errorf("%s: error is %v, want one about the version", name, err)
 		}
 	}
 	if err := w.ping(); err != nil {
 		t.Error(err)
 	}
-	if err := s.pinRecord(path, "bpfvol_member", memberRecord{Version: recordVersion, Member: first}); err != nil {
+	if err := s.pinBytes(path, memberName, before); err != nil {
 		t.Fatal(err)
 	}
 	w.mustDetach(t, first.Volume)

@@ -8,17 +8,9 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-)
 
-// gplCompatible are the licenses that the kernel takes for GPL-compatible (include/linux/license.h).
-var gplCompatible = map[string]bool{
-	"GPL":                       true,
-	"GPL v2":                    true,
-	"GPL and additional rights": true,
-	"Dual BSD/GPL":              true,
-	"Dual MIT/GPL":              true,
-	"Dual MPL/GPL":              true,
-}
+	"github.com/bpfvol/bpfvol/dispatcher/fuse"
+)
 
 // gplOnly are the helpers that only GPL-compatible programs may call: gpl_only of their bpf_func_proto, in Linux 6.1 to
 // 6.18. A helper that is missing here is refused by the verifier instead.
@@ -69,7 +61,7 @@ var gplOnly = map[string]bool{
 func checkLicenses(programs map[string]*ebpf.ProgramSpec) error {
 	for _, name := range slices.Sorted(maps.Keys(programs)) {
 		prog := programs[name]
-		if gplCompatible[prog.License] {
+		if fuse.GPLCompatible(prog.License) {
 			continue
 		}
 		if what := needsGPL(prog); what != "" {

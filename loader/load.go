@@ -26,6 +26,10 @@ type Collection struct {
 	Programs map[string]*ebpf.Program // the attached programs
 	Maps     map[string]*ebpf.Map     // by MapInfo.Name
 
+	// Specs are what Programs were loaded from, and Refers the maps by the names that their instructions have for them.
+	Specs  map[string]*ebpf.ProgramSpec
+	Refers map[string]*ebpf.Map
+
 	pinned []string // maps that Pin pins
 }
 
@@ -40,9 +44,12 @@ func Load(ctx context.Context, o *Object, opts Options) (*Collection, error) {
 	if err != nil {
 		return nil, explain(ctx, o.spec, opts, err)
 	}
-	c := &Collection{Programs: map[string]*ebpf.Program{}, Maps: map[string]*ebpf.Map{}}
+	c := &Collection{
+		Programs: map[string]*ebpf.Program{}, Maps: map[string]*ebpf.Map{},
+		Specs: map[string]*ebpf.ProgramSpec{}, Refers: loaded.Maps,
+	}
 	for _, a := range o.attach {
-		c.Programs[a.Program] = loaded.Programs[a.Program]
+		c.Programs[a.Program], c.Specs[a.Program] = loaded.Programs[a.Program], o.spec.Programs[a.Program]
 	}
 	for name, prog := range loaded.Programs {
 		if c.Programs[name] == nil {

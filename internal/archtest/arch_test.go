@@ -31,6 +31,7 @@ var floors = map[string]int{
 	"verify/cosign":          3,
 	"internal/podfs/mapjson": 3,
 	"internal/hook":          3,
+	"dispatcher/fuse":        3,
 	"loader":                 4,
 	"dispatcher":             4,
 	"internal/podfs":         4,

@@ -81,7 +81,7 @@ func (e *Engine) attachAll(ctx context.Context, name string, members []member, c
 	}
 	for i, m := range members {
 		if err := e.attach(ctx, name, i, m, coll); err != nil {
-			return fmt.Errorf("program %q: %w", m.program, e.withOwner(err))
+			return fmt.Errorf("program %q: %w", m.program, err)
 		}
 	}
 	return nil
@@ -99,11 +99,11 @@ func (e *Engine) attach(ctx context.Context, name string, i int, m member, coll 
 		case *volume.TC:
 			asked.Priority, asked.ProceedOn = h.Priority, h.ProceedOn
 		}
-		at, err := e.points.Attach(ctx, *m.point, mode, asked, prog)
+		at, err := e.points.Attach(ctx, *m.point, mode, asked, dispatcher.Program{Program: prog, Spec: coll.Specs[m.program], Maps: coll.Refers})
 		if err != nil {
 			return err
 		}
-		klog.FromContext(ctx).V(4).Info("program attached", "program", m.program, "point", m.hook.String(), "mode", at.Mode)
+		klog.FromContext(ctx).V(4).Info("program attached", "program", m.program, "point", m.hook.String(), "mode", at.Mode, "way", at.Way, "why", at.Why)
 		return nil
 	}
 	links, err := hook.Attach(prog, m.hook)
@@ -114,19 +114,6 @@ func (e *Engine) attach(ctx context.Context, name string, i int, m member, coll 
 		err = errors.Join(err, l.Pin(filepath.Join(e.pins(name), "links", fmt.Sprintf("%d-%d-%s", i, j, m.program))), l.Close())
 	}
 	return err
-}
-
-// withOwner adds to "the point is taken" whose program holds it, so that people can talk to each other.
-func (e *Engine) withOwner(err error) error {
-	var full *dispatcher.FullError
-	if !errors.As(err, &full) {
-		return err
-	}
-	rec, rerr := e.records.read(full.Holder.Volume)
-	if rerr != nil || rec.Pod.Name == "" {
-		return err
-	}
-	return fmt.Errorf("%w; it belongs to pod %s/%s", err, rec.Pod.Namespace, rec.Pod.Name)
 }
 
 // content is what the target will show.

@@ -80,6 +80,9 @@ type Options struct {
 	Images   *image.Store
 	Policies verify.Policies
 
+	// MemberStats counts what every program at a shared point returns.
+	MemberStats bool
+
 	// Reached is called after each stage of a publish, for progress and for tests. May be nil.
 	Reached func(Stage)
 }
@@ -138,12 +141,13 @@ func Open(opts Options) (*Engine, error) {
 // Look makes an engine for List and Status alone. It creates and mounts nothing: where nothing was ever published,
 // both are empty.
 func Look(opts Options) *Engine {
+	types := btf.NewCache()
 	return &Engine{
 		opts:    opts,
-		points:  dispatcher.New(filepath.Join(opts.BPFFSDir, "points")),
+		points:  dispatcher.New(filepath.Join(opts.BPFFSDir, "points"), dispatcher.Options{Types: types, MemberStats: opts.MemberStats}),
 		records: records{dir: filepath.Join(opts.StateDir, "volumes")},
 		locks:   locks{dir: filepath.Join(opts.StateDir, "locks")},
-		types:   btf.NewCache(),
+		types:   types,
 	}
 }
 

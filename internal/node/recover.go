@@ -28,6 +28,9 @@ func (e *Engine) Recover(ctx context.Context) error {
 			klog.FromContext(ctx).Error(err, "volume not recovered, its next publish or unpublish tries again", "volume", name)
 		}
 	}
+	if err := e.points.Recover(ctx); err != nil {
+		klog.FromContext(ctx).Error(err, "point not recovered, its next change tries again")
+	}
 	return e.locks.sweep()
 }
 

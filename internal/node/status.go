@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 
+	"github.com/bpfvol/bpfvol/dispatcher"
 	"github.com/bpfvol/bpfvol/internal/podfs"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
@@ -44,6 +45,12 @@ type MemberStatus struct {
 	Image     string           `json:"image"`
 	ProgramID uint32           `json:"programID,omitempty"`
 	LinkID    uint32           `json:"linkID,omitempty"`
+	// Way is how the program runs beside others: plain, fused, or in a slot because of Why. Empty where the kernel itself
+	// shares the hook.
+	Way dispatcher.Way `json:"way,omitempty"`
+	Why string         `json:"why,omitempty"`
+	// Counts are the program's results, where they are counted.
+	Counts *dispatcher.Counts `json:"counts,omitempty"`
 	// Runs is how often the program ran; the kernel counts only with sysctl kernel.bpf_stats_enabled=1.
 	Runs uint64 `json:"runs,omitempty"`
 }
@@ -115,6 +122,7 @@ func (e *Engine) Status() ([]PointStatus, error) {
 			ms := owned(byName[m.Volume], m.Program)
 			ms.Priority, ms.ProceedOn = &m.Priority, m.ProceedOn
 			ms.LinkID, ms.ProgramID, ms.Runs = uint32(s.Link), uint32(m.Loaded.ID), runs(m.Loaded.ID)
+			ms.Way, ms.Why, ms.Counts = m.Way, m.Why, m.Counts
 			p.Members = append(p.Members, ms)
 		}
 	}

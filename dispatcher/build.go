@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dispatcher
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfvol/bpfvol/dispatcher/fuse"
+	"github.com/bpfvol/bpfvol/internal/volume"
+)
+
+// built is a program that is ready to run at a point. The caller must close it.
+type built struct {
+	prog  *ebpf.Program
+	slots *ebpf.Map // nil: no member has a slot
+	set   setRecord
+}
+
+func (b *built) close() {
+	b.prog.Close()
+	if b.slots != nil {
+		b.slots.Close()
+	}
+}
+
+// build makes one program of the members of the point, from their pins alone.
+func (s *site) build() (*built, error) {
+	if m := s.members[0]; len(s.members) == 1 && !s.options.MemberStats && isNeutral(s.Kind, m.ProceedOn) {
+		prog, err := ebpf.LoadPinnedProgram(filepath.Join(m.pins(), progPin), nil)
+		if err != nil {
+			return nil, fmt.Errorf("program %.64q: %w", m.Program, err)
+		}
+		return &built{prog: prog, set: setRecord{
+			Version: recordVersion, Program: m.Own, Members: []placed{{Member: m.Member, Own: m.Own, Way: Plain}},
+		}}, nil
+	}
+	candidates := make([]fuse.Candidate, len(s.members))
+	for i := range s.members {
+		m := &s.members[i]
+		if err := m.readCode(); err != nil {
+			return nil, err
+		}
+		candidates[i] = fuse.Candidate{Code: m.Code, MapIDs: m.MapIDs, Verified: m.Verified}
+	}
+	l, err := s.newLoading()
+	if err != nil {
+		return nil, err
+	}
+	defer l.close()
+	for {
+		why := fuse.Plan(candidates, l.plan)
+		b, err := l.load(why)
+		if !isRejection(err) {
+			return b, err
+		}
+		if !l.refuse(candidates, why) {
+			return nil, fmt.Errorf("%s: the verifier refuses the program of all members, even with a slot for each: %w", s.Point, err)
+		}
+	}
+}
+
+// isNeutral reports whether a member's own result is the result of a set of it alone: where it proceeds, the result is
+// the one that it returned.
+func isNeutral(kind volume.Kind, proceedOn []volume.Verdict) bool {
+	if kind == volume.KindXDP {
+		return slices.Equal(proceedOn, []volume.Verdict{"pass"}) || len(proceedOn) == 0
+	}
+	return slices.Equal(proceedOn, []volume.Verdict{"unspec"}) || len(proceedOn) == 0
+}
+
+// loading holds the maps that a program is made with, by their ids.
+type loading struct {
+	*site
+	plan     fuse.PlanOptions
+	maps     map[ebpf.MapID]*ebpf.Map
+	counters *ebpf.Map
+}
+
+func (s *site) newLoading() (*loading, error) {
+	l := &loading{site: s, maps: map[ebpf.MapID]*ebpf.Map{}}
+	l.plan.LongJumps = s.needLongJumps() && longJumps()
+	if s.options.MemberStats {
+		var err error
+		if l.counters, err = s.openCounters(); err != nil {
+			return nil, err
+		}
+		l.plan.Counted = true
+	}
+	return l, nil
+}
+
+func (l *loading) close() {
+	for _, m := range l.maps {
+		m.Close()
+	}
+	if l.counters != nil {
+		l.counters.Close()
+	}
+}
+
+// load makes the program in which the members with a reason have a slot. The error is the kernel's.
+func (l *loading) load(why []string) (_ *built, err error) {
+	set := l.fuseSet()
+	record := setRecord{Version: recordVersion, Counted: l.options.MemberStats}
+	var slotted []member
+	for i, m := range l.members {
+		fm := fuse.Member{Code: m.Code, Proceed: proceed(l.Kind, m.ProceedOn), Slot: fuse.Fused, Counter: m.Counter}
+		place := placed{Member: m.Member, Own: m.Own, Way: Fused, Why: why[i]}
+		if why[i] != "" {
+			if len(slotted) == fuse.MaxSlots {
+				return nil, &FullError{Point: l.Point, Member: m.Member, Why: fmt.Sprintf("it needs a slot, since %s, and all %d are taken", why[i], fuse.MaxSlots)}
+			}
+			fm.Slot, place.Way = len(slotted), Slot
+			slotted = append(slotted, m)
+		} else if fm.Descriptors, err = l.descriptors(m); err != nil {
+			return nil, err
+		}
+		set.Members = append(set.Members, fm)
+		record.Members = append(record.Members, place)
+	}
+	b := &built{}
+	if len(slotted) > 0 {
+		if b.slots, err = l.fillSlots(slotted, set.Flags()); err != nil {
+			return nil, err
+		}
+		set.Slots, record.Slots = b.slots.FD(), true
+	}
+	defer func() {
+		if err != nil && b.slots != nil {
+			b.slots.Close()
+		}
+	}()
+	spec, err := set.Program()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", l.Point, err)
+	}
+	if b.prog, err = loadSpec(spec); err != nil {
+		return nil, fmt.Errorf("%s: load the program of all members: %w", l.Point, err)
+	}
+	if record.Program, err = programID(b.prog); err != nil {
+		b.prog.Close()
+		return nil, err
+	}
+	b.set = record
+	return b, nil
+}
+
+// fuseSet is the set of the point, still without members.
+func (l *loading) fuseSet() fuse.Set {
+	set := fuse.Set{Type: ebpf.XDP, Name: "bpfvol_xdp", Done: 2, Failed: 0, LongJumps: l.plan.LongJumps} // XDP_PASS, XDP_ABORTED
+	if l.Kind == volume.KindTC {
+		set.Type, set.Name, set.Done, set.Failed = ebpf.SchedCLS, "bpfvol_tc_"+string(l.Direction)[:2], -1, 2 // TC_ACT_UNSPEC, TC_ACT_SHOT
+	}
+	if l.counters != nil {
+		set.Stats = l.counters.FD()
+	}
+	return set
+}
+
+// proceed returns the numbers of verdicts. TC goes on after unspec, whatever was asked: it means "not for me to say".
+func proceed(kind volume.Kind, proceedOn []volume.Verdict) (codes []int32) {
+	if kind == volume.KindTC {
+		proceedOn = append(slices.Clone(proceedOn), "unspec")
+	}
+	for _, v := range proceedOn {
+		if code := int32(verdicts(kind)[v]); !slices.Contains(codes, code) {
+			codes = append(codes, code)
+		}
+	}
+	return codes
+}
+
+// descriptors opens the maps of a member.
+func (l *loading) descriptors(m member) ([]int, error) {
+	fds := make([]int, len(m.MapIDs))
+	for i, id := range m.MapIDs {
+		if l.maps[id] == nil {
+			opened, err := ebpf.LoadPinnedMap(filepath.Join(m.pins(), mapPin+strconv.Itoa(i)), nil)
+			if err != nil {
+				return nil, fmt.Errorf("map %.64q: %w", m.Code.Maps[i], err)
+			}
+			l.maps[id] = opened
+		}
+		fds[i] = l.maps[id].FD()
+	}
+	return fds, nil
+}
+
+// fillSlots makes the program array of members that are tail-called.
+func (l *loading) fillSlots(members []member, flags uint32) (_ *ebpf.Map, err error) {
+	slots, err := ebpf.NewMap(&ebpf.MapSpec{
+		Name: "bpfvol_slots", Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: uint32(len(members)),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: slots: %w", l.Point, err)
+	}
+	defer func() {
+		if err != nil {
+			slots.Close()
+		}
+	}()
+	for i, m := range members {
+		if err := l.fillSlot(slots, i, m, flags); err != nil {
+			return nil, fmt.Errorf("%s: slot of program %.64q: %w", l.Point, m.Program, err)
+		}
+	}
+	return slots, slots.Freeze()
+}
+
+// fillSlot puts the member's own program into its slot; or the same, loaded for packets without fragments, where other
+// members cannot take those: all programs of an array have to agree on that.
+func (l *loading) fillSlot(slots *ebpf.Map, i int, m member, flags uint32) error {
+	var prog *ebpf.Program
+	var err error
+	switch {
+	case (m.Code.Flags^flags)&unix.BPF_F_XDP_HAS_FRAGS == 0:
+		prog, err = ebpf.LoadPinnedProgram(filepath.Join(m.pins(), progPin), nil)
+	case m.Code.Alone != "":
+		return fmt.Errorf("it takes packets in fragments, others here do not, and it cannot be loaded without, since %s: %w", m.Code.Alone, ebpf.ErrNotSupported)
+	default:
+		fds, err := l.descriptors(m)
+		if err != nil {
+			return err
+		}
+		spec := m.Code.Spec(fds)
+		spec.Flags &^= unix.BPF_F_XDP_HAS_FRAGS
+		prog, err = loadSpec(spec)
+		if err != nil {
+			return err
+		}
+	}
+	if err != nil {
+		return err
+	}
+	defer prog.Close()
+	return slots.Put(uint32(i), prog)
+}
+
+// refuse finds the members for whose sake the verifier refused a program, and reports whether there are any that were
+// fused: those that it does not take fused even alone, or else the one that is most work.
+func (l *loading) refuse(candidates []fuse.Candidate, why []string) (found bool) {
+	most := -1
+	for i := range candidates {
+		if why[i] != "" {
+			continue
+		}
+		if err := l.tryFused(i); isRejection(err) {
+			candidates[i].Refused, found = fmt.Sprintf("the verifier takes it alone, but not fused (%v)", rejection(err)), true
+		}
+		if most < 0 || candidates[i].Verified > candidates[most].Verified {
+			most = i
+		}
+	}
+	if !found && most >= 0 {
+		candidates[most].Refused, found = "the verifier takes it alone, but not together with the others", true
+	}
+	return found
+}
+
+// tryFused loads a set of one fused member.
+func (l *loading) tryFused(i int) error {
+	m := l.members[i]
+	fds, err := l.descriptors(m)
+	if err != nil {
+		return err
+	}
+	set := l.fuseSet()
+	set.Members = []fuse.Member{{Code: m.Code, Descriptors: fds, Proceed: proceed(l.Kind, m.ProceedOn), Slot: fuse.Fused, Counter: m.Counter}}
+	spec, err := set.Program()
+	if err != nil {
+		return err
+	}
+	prog, err := loadSpec(spec)
+	if err != nil {
+		return err
+	}
+	return prog.Close()
+}
+
+// needLongJumps reports whether a member is longer than an ordinary jump spans.
+func (s *site) needLongJumps() bool {
+	return slices.ContainsFunc(s.members, func(m member) bool { return m.Code.Instructions.Size()/asm.InstructionSize > math.MaxInt16 })
+}
+
+// longJumps asks the kernel whether it has jumps with a distance of 32 bits: Linux 6.6 and later do.
+var longJumps = sync.OnceValue(func() bool {
+	prog, err := loadSpec(&ebpf.ProgramSpec{Type: ebpf.SocketFilter, License: "GPL", Instructions: asm.Instructions{
+		asm.Mov.Imm(asm.R0, 0), asm.LongJump("out"), asm.Return().WithSymbol("out"),
+	}})
+	if err != nil {
+		return false
+	}
+	return prog.Close() == nil
+})
+
+// loadSpec loads without a log: what a program is rejected for was told when it was loaded alone.
+func loadSpec(spec *ebpf.ProgramSpec) (*ebpf.Program, error) {
+	return ebpf.NewProgramWithOptions(spec, ebpf.ProgramOptions{LogDisabled: true})
+}
+
+// rejections are what the verifier says of a program that it does not take.
+var rejections = []unix.Errno{unix.EINVAL, unix.EACCES, unix.E2BIG, unix.EFAULT, unix.ENOTSUP, unix.Errno(524)} // ENOTSUPP
+
+func isRejection(err error) bool { return rejection(err) != nil }
+
+func rejection(err error) error {
+	for _, errno := range rejections {
+		if errors.Is(err, errno) {
+			return errno
+		}
+	}
+	return nil
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dispatcher
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/bpfvol/bpfvol/internal/volume"
+)
+
+// maxRaces is how often a change starts over that somebody else came before.
+const maxRaces = 10
+
+// errRaced means that what runs changed between being looked at and being replaced. Nobody who takes the point's lock
+// does that.
+var errRaced = errors.New("somebody else changed what runs")
+
+// errUnfinished means that a change is in force, but not all that it replaces could be taken away. Whoever opens the
+// point next tries again.
+var errUnfinished = errors.New("changed, but something old is left")
+
+// reconcile makes run what the members say, of whom there is at least one. mode is for XDP where nothing runs yet.
+func (s *site) reconcile(mode volume.XDPMode) error {
+	for range maxRaces {
+		running, alive, err := s.running()
+		if err != nil {
+			return err
+		}
+		if alive && running == s.set.Program && s.isWanted(s.set) {
+			return nil
+		}
+		err = s.change(running, alive, mode)
+		if !errors.Is(err, errRaced) {
+			return err
+		}
+	}
+	return fmt.Errorf("%s: %w, %d times in a row", s.Point, errRaced, maxRaces)
+}
+
+// change builds the program of the members aside and lets it take the place of what runs in one step.
+func (s *site) change(running ebpf.ProgramID, alive bool, mode volume.XDPMode) (err error) {
+	b, err := s.build()
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	s.reached("program loaded")
+	if err := s.announce(b); err != nil {
+		return errors.Join(err, s.withdraw())
+	}
+	if alive {
+		err = s.carrier().swap(s, b.prog, running)
+	} else {
+		err = s.start(b.prog, mode)
+	}
+	if err != nil {
+		return errors.Join(err, s.withdraw())
+	}
+	if err := s.commit(b.set); err != nil {
+		return fmt.Errorf("%w: %w", errUnfinished, err)
+	}
+	return nil
+}
+
+// start makes the first program of a point run.
+func (s *site) start(prog *ebpf.Program, mode volume.XDPMode) error {
+	if s.Kind == volume.KindXDP {
+		return s.startXDP(prog, mode)
+	}
+	if !s.classic {
+		err := s.startTCX(prog)
+		if !errors.Is(err, ebpf.ErrNotSupported) {
+			return err
+		}
+	}
+	return s.startClsact(prog)
+}

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dispatcher
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/bpfvol/bpfvol/dispatcher/fuse"
+	"github.com/bpfvol/bpfvol/internal/volume"
+)
+
+// Member is one program at a point.
+type Member struct {
+	Volume    string           `json:"volume"` // volume.FileName of its id
+	Program   string           `json:"program"`
+	Priority  int              `json:"priority"`            // lower runs first
+	ProceedOn []volume.Verdict `json:"proceedOn,omitempty"` // verdicts that let later members run
+}
+
+// same reports whether two members are one, perhaps with other settings.
+func (m Member) same(other Member) bool {
+	return m.Volume == other.Volume && m.Program == other.Program
+}
+
+func (m Member) equal(other Member) bool {
+	return m.same(other) && m.Priority == other.Priority && slices.Equal(m.ProceedOn, other.ProceedOn)
+}
+
+// Order sorts members as they run: lower priority first, ties by volume and program. It depends on the set alone, so a
+// restart builds the same chain.
+func Order(members []Member) { slices.SortFunc(members, compare) }
+
+func compare(a, b Member) int {
+	return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Volume, b.Volume), cmp.Compare(a.Program, b.Program))
+}
+
+// Program is what a member runs, loaded alone, and what it was loaded from.
+type Program struct {
+	*ebpf.Program
+	Spec *ebpf.ProgramSpec
+	Maps map[string]*ebpf.Map // by the names in Spec's instructions
+}
+
+// memberRecord is a member and all that its point must know to run it, beside the pins.
+type memberRecord struct {
+	Version int `json:"version"`
+	Member
+	Code     *fuse.Code     `json:"code"`
+	MapIDs   []ebpf.MapID   `json:"mapIDs,omitempty"`
+	Own      ebpf.ProgramID `json:"own"`                // the program loaded alone
+	Verified uint32         `json:"verified,omitempty"` // instructions that the verifier looked at
+	Counter  int            `json:"counter"`            // of the point's counters
+}
+
+// member is a record and its directory.
+type member struct {
+	memberRecord
+	dir string
+}
+
+// pins is where the programs and maps of the member are, as they are now: a replacement gets a directory of its own.
+func (m member) pins() string { return filepath.Join(m.dir, strconv.Itoa(int(m.Own))) }
+
+const (
+	progPin = "prog"
+	codePin = "code"
+	mapPin  = "map" // and the index of Code.Maps
+)
+
+// maxMembers bounds what is at one point; each has its counters.
+const maxMembers = 256
+
+// memberRecord makes the record of a member that is about to run.
+func (s *site) memberRecord(m Member, prog Program) (*memberRecord, error) {
+	r := &memberRecord{Version: recordVersion, Member: m}
+	info, err := prog.Info()
+	if err != nil {
+		return nil, err
+	}
+	id, ok := info.ID()
+	if !ok {
+		return nil, fmt.Errorf("program id: %w", ebpf.ErrNotSupported)
+	}
+	r.Own = id
+	r.Verified, _ = info.VerifiedInstructions()
+	if r.Code, err = fuse.Settle(prog.Spec, s.types); err != nil {
+		return nil, err
+	}
+	for _, name := range r.Code.Maps {
+		if prog.Maps[name] == nil {
+			return nil, fmt.Errorf("program %.64q: map %.64q is not given", m.Program, name)
+		}
+		info, err := prog.Maps[name].Info()
+		if err != nil {
+			return nil, fmt.Errorf("map %.64q: %w", name, err)
+		}
+		id, _ := info.ID()
+		r.MapIDs = append(r.MapIDs, id)
+	}
+	if r.Counter, err = s.freeCounter(m); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// freeCounter returns the counters of a member that is there, else the first that nobody has.
+func (s *site) freeCounter(m Member) (int, error) {
+	var used [maxMembers]bool
+	for _, have := range s.members {
+		if have.same(m) {
+			return have.Counter, nil
+		}
+		used[have.Counter] = true
+	}
+	free := slices.Index(used[:], false)
+	if free < 0 {
+		return 0, &FullError{Point: s.Point, Member: m, Why: fmt.Sprintf("%d programs run there already", maxMembers)}
+	}
+	return free, nil
+}
+
+// pinMember adds a member, or gives it another program and settings. The record is last: it completes the member. undo
+// makes it what it was.
+func (s *site) pinMember(m Member, prog Program) (undo func() error, err error) {
+	r, err := s.memberRecord(m, prog)
+	if err != nil {
+		return nil, err
+	}
+	now := member{memberRecord: *r, dir: s.pin(membersDir, m.Volume, volume.FileName(m.Program))}
+	before := slices.IndexFunc(s.members, func(have member) bool { return have.same(m) })
+	undo = func() error { return s.unpinMember(now.dir) }
+	if before >= 0 {
+		was := s.members[before]
+		undo = func() error {
+			return errors.Join(s.pinRecord(filepath.Join(was.dir, recordPin), memberName, was.memberRecord), s.sweep(was))
+		}
+	}
+	if err := s.pinCode(now, prog); err != nil {
+		return nil, errors.Join(fmt.Errorf("pin program %.64q: %w", m.Program, err), undo())
+	}
+	if err := s.pinRecord(filepath.Join(now.dir, recordPin), memberName, r); err != nil {
+		return nil, errors.Join(err, undo())
+	}
+	s.reached("member record pinned")
+	if before >= 0 {
+		s.members[before] = now
+	} else {
+		if err := s.resetCounters(now); err != nil {
+			return nil, errors.Join(err, undo())
+		}
+		s.members = append(s.members, now)
+	}
+	s.sortMembers()
+	return undo, nil
+}
+
+// pinCode pins what the record of a member speaks of.
+func (s *site) pinCode(m member, prog Program) error {
+	if err := os.MkdirAll(m.pins(), 0o700); err != nil {
+		return err
+	}
+	s.reached("member directory made")
+	if err := s.pinProgram(filepath.Join(m.pins(), progPin), prog.Program); err != nil {
+		return err
+	}
+	s.reached("member program pinned")
+	for i, name := range m.Code.Maps {
+		if err := s.pinMap(filepath.Join(m.pins(), mapPin+strconv.Itoa(i)), prog.Maps[name]); err != nil {
+			return err
+		}
+		s.reached("member map pinned")
+	}
+	if m.Code.Alone != "" {
+		return nil
+	}
+	code, err := m.Code.Bytes()
+	if err != nil {
+		return err
+	}
+	if err := s.pinBytes(filepath.Join(m.pins(), codePin), "bpfvol_code", code); err != nil {
+		return err
+	}
+	s.reached("member code pinned")
+	return nil
+}
+
+const memberName = "bpfvol_member"
+
+// readCode fills in the instructions of a member.
+func (m *member) readCode() error {
+	if m.Code.Alone != "" || len(m.Code.Instructions) > 0 {
+		return nil
+	}
+	b, err := readBytes(filepath.Join(m.pins(), codePin))
+	if err != nil {
+		return fmt.Errorf("program %.64q: %w", m.Program, err)
+	}
+	if err := m.Code.SetBytes(b); err != nil {
+		return fmt.Errorf("program %.64q: %w", m.Program, err)
+	}
+	return nil
+}
+
+// readMembers reads what is complete: a member without record is about to come or about to go.
+func (s *site) readMembers() error {
+	s.members = nil
+	volumes, err := readDir(s.pin(membersDir))
+	if err != nil {
+		return err
+	}
+	for _, v := range volumes {
+		programs, err := readDir(s.pin(membersDir, v))
+		if err != nil {
+			return err
+		}
+		for _, p := range programs {
+			m := member{dir: s.pin(membersDir, v, p)}
+			err := readRecord(filepath.Join(m.dir, recordPin), &m.memberRecord)
+			if errors.Is(err, os.ErrNotExist) {
+				continue
+			} else if err != nil {
+				return fmt.Errorf("%s: %w", s.Point, err)
+			}
+			if m.Code == nil || m.Counter < 0 || m.Counter >= maxMembers || len(m.MapIDs) != len(m.Code.Maps) {
+				return fmt.Errorf("%s: record of program %.64q: malformed", s.Point, m.Program)
+			}
+			s.members = append(s.members, m)
+		}
+	}
+	s.sortMembers()
+	return nil
+}
+
+func (s *site) sortMembers() {
+	slices.SortFunc(s.members, func(a, b member) int { return compare(a.Member, b.Member) })
+}
+
+// drop takes a volume's members out of the set: their records go. They may still run.
+func (s *site) drop(volume string) error {
+	programs, err := readDir(s.pin(membersDir, volume))
+	if err != nil {
+		return err
+	}
+	for _, p := range programs {
+		if err := s.dropRecord(s.pin(membersDir, volume, p)); err != nil {
+			return err
+		}
+	}
+	s.members = slices.DeleteFunc(s.members, func(m member) bool { return m.Volume == volume })
+	return nil
+}
+
+func (s *site) dropRecord(dir string) error {
+	err := errors.Join(remove(filepath.Join(dir, recordPin+newSuffix)), remove(filepath.Join(dir, recordPin)))
+	s.reached("member record removed")
+	return err
+}
+
+// unpinMembers removes the members of a volume, which no longer run.
+func (s *site) unpinMembers(volume string) error {
+	programs, err := readDir(s.pin(membersDir, volume))
+	if err != nil {
+		return err
+	}
+	for _, p := range programs {
+		if err := s.unpinMember(s.pin(membersDir, volume, p)); err != nil {
+			return err
+		}
+	}
+	return remove(s.pin(membersDir, volume))
+}
+
+// unpinMember removes a member: the record first, so that what is left of a crash is incomplete.
+func (s *site) unpinMember(dir string) error {
+	if err := s.dropRecord(dir); err != nil {
+		return err
+	}
+	if err := s.sweep(member{dir: dir}); err != nil {
+		return err
+	}
+	if err := remove(dir); err != nil {
+		return err
+	}
+	os.Remove(filepath.Dir(dir)) // the volume's, unless it has other members here
+	return nil
+}
+
+// sweep removes what is pinned of a member and not of the program that it has now.
+func (s *site) sweep(m member) error {
+	names, err := readDir(m.dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		dir := filepath.Join(m.dir, name)
+		if strings.HasPrefix(name, recordPin) || dir == m.pins() {
+			continue
+		}
+		pins, err := readDir(dir)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		for _, pin := range pins {
+			if err := remove(filepath.Join(dir, pin)); err != nil {
+				return err
+			}
+			s.reached("member " + pin + " removed")
+		}
+		if err := remove(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}

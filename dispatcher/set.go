@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dispatcher
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/cilium/ebpf"
+)
+
+// Way is how a member runs.
+type Way string
+
+const (
+	Plain Way = "plain" // it is the only one, and attached as it is
+	Fused Way = "fused" // its instructions are part of the program of the point
+	Slot  Way = "slot"  // the program of the point tail-calls it
+)
+
+// setRecord says what the program of a point is made of.
+type setRecord struct {
+	Version int            `json:"version"`
+	Program ebpf.ProgramID `json:"program"` // the set runs if this program does
+	Members []placed       `json:"members"`
+	Slots   bool           `json:"slots,omitempty"`   // there is a program array
+	Counted bool           `json:"counted,omitempty"` // verdicts are counted
+}
+
+// placed is a member of a set.
+type placed struct {
+	Member
+	Own ebpf.ProgramID `json:"own"`
+	Way Way            `json:"way"`
+	Why string         `json:"why,omitempty"` // it has a slot
+}
+
+// The set that runs, and the one that is about to. A set's program array comes before its record, so that a record
+// speaks of nothing that is not there.
+const (
+	setPin      = "set"
+	slotsPin    = "slots"
+	nextSet     = "next-set"
+	nextSlots   = "next-slots"
+	countersPin = "counters"
+)
+
+// readSet finds out what runs, and finishes the change that a crash may have cut short: the program that packets meet
+// decides whether the next set has come into force.
+func (s *site) readSet() error {
+	s.set = setRecord{}
+	if err := readRecord(s.pin(setPin), &s.set); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s: %w", s.Point, err)
+	}
+	var next setRecord
+	if err := readRecord(s.pin(nextSet), &next); errors.Is(err, os.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("%s: %w", s.Point, err)
+	}
+	id, alive, err := s.running()
+	if err != nil {
+		return err
+	}
+	if alive && id == next.Program {
+		return s.commit(next)
+	}
+	return nil
+}
+
+// announce pins what is about to run.
+func (s *site) announce(b *built) error {
+	if err := s.withdraw(); err != nil {
+		return err
+	}
+	if b.slots != nil {
+		if err := s.replacePin(s.pin(nextSlots), b.slots.Pin); err != nil {
+			return err
+		}
+		s.reached("next slots pinned")
+	}
+	if err := s.pinRecord(s.pin(nextSet), "bpfvol_set", b.set); err != nil {
+		return err
+	}
+	s.reached("next set pinned")
+	return nil
+}
+
+// withdraw is the reverse of announce.
+func (s *site) withdraw() error {
+	return errors.Join(remove(s.pin(nextSet)), remove(s.pin(nextSet+newSuffix)), remove(s.pin(nextSlots)), remove(s.pin(nextSlots+newSuffix)))
+}
+
+// commit follows an announced set that has come into force. The kernel empties a program array when its last pin goes
+// though programs still use it, so packets that still meet the old program are waited for.
+func (s *site) commit(next setRecord) error {
+	if s.set.Slots {
+		if err := waitForPackets(); err != nil {
+			return err
+		}
+	}
+	if next.Slots {
+		if err := os.Rename(s.pin(nextSlots), s.pin(slotsPin)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	} else if err := remove(s.pin(slotsPin)); err != nil {
+		return err
+	}
+	s.reached("slots replaced")
+	if err := os.Rename(s.pin(nextSet), s.pin(setPin)); err != nil {
+		return err
+	}
+	s.reached("set replaced")
+	s.set = next
+	return nil
+}
+
+// unpinSets removes what says what runs, when nothing does.
+func (s *site) unpinSets() error {
+	err := s.withdraw()
+	for _, pin := range []string{setPin, slotsPin, slotsPin + newSuffix, countersPin, countersPin + newSuffix} {
+		err = errors.Join(err, remove(s.pin(pin)))
+	}
+	s.set = setRecord{}
+	return err
+}
+
+// isWanted reports whether a set is what the members say.
+func (s *site) isWanted(set setRecord) bool {
+	return set.Counted == s.options.MemberStats && slices.EqualFunc(set.Members, s.members, func(p placed, m member) bool {
+		return p.Member.equal(m.Member) && p.Own == m.Own
+	})
+}
+
+// waitForPackets returns when no packet meets a program any more that did when it was called. The kernel promises that
+// of a change of a map in a map (maybe_wait_bpf_programs of kernel/bpf/syscall.c).
+func waitForPackets() error {
+	inner := &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}
+	m, err := ebpf.NewMap(inner)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	outer, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1, InnerMap: inner})
+	if err != nil {
+		return err
+	}
+	defer outer.Close()
+	return outer.Put(uint32(0), m)
+}
