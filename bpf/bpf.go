@@ -26,6 +26,8 @@ var (
 	passBigEndian string
 	//go:embed drop.bpf.o
 	drop string
+	//go:embed firewall.bpf.o
+	firewall string
 	//go:embed hooks.bpf.o
 	hooks string
 	//go:embed two.bpf.o
@@ -54,6 +56,11 @@ func PassBigEndian() []byte { return []byte(passBigEndian) }
 
 // Drop drops packets. Programs: drop (xdp, XDP_DROP), drop_tc (tc, TC_ACT_SHOT).
 func Drop() []byte { return []byte(drop) }
+
+// Firewall drops UDP packets to one port.
+//
+// Programs: firewall (xdp), firewall_tc (tc). Map: dropped (per-CPU array). Variable: closed_port.
+func Firewall() []byte { return []byte(firewall) }
 
 // Hooks has a program for each hook outside the network stack, which counts its runs at its index of the array hits:
 //

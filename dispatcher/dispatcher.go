@@ -53,10 +53,10 @@
 //     TestKilledDetachIsFinishedByTheNext);
 //   - Attach of the same member changes nothing (TestAttachAgainChangesNothing), of its new program loses no packet
 //     (TestNewProgramReplacesWithoutGap);
-//   - a second member is refused and the first one keeps running (TestSecondMemberIsRefused);
+//   - a second member is refused and the first one keeps running (TestForeignXDPProgramStays);
 //   - a program that is not ours is neither replaced nor removed (TestForeignXDPProgramStays, TestForeignFilterStays);
 //   - Detach succeeds when interface or namespace are gone (TestDetachAfterInterfaceIsGone, TestDetachAfterNetNSIsGone);
-//   - one point's members are changed by one caller at a time (TestConcurrentAttachLetsOneIn);
+//   - one point's members are changed by one caller at a time (TestConcurrentAttachLetsAllIn);
 //   - nothing is held open: between calls this process has no BPF descriptor (every test, by bpftest.Main).
 package dispatcher
 

@@ -183,7 +183,7 @@ func (b *builder) main() {
 		b.here(label{member: i, what: "next"})
 	}
 	b.add(asm.Mov.Imm(asm.R0, b.Done), asm.Return())
-	b.insns[0] = btf.WithFuncMetadata(b.insns[0], entryType(b.Type, b.Name))
+	b.insns[0] = btf.WithFuncMetadata(b.insns[0], entryType(b.Type, b.Name, btf.GlobalFunc))
 }
 
 // body adds a member's own function, which ends with its end. Its jumps stay as they are: an exit and the jump that
@@ -210,7 +210,7 @@ func (b *builder) functions(i int) {
 	if m.Slot != Fused {
 		b.here(label{member: i, what: "slot"})
 		b.add(
-			btf.WithFuncMetadata(asm.LoadMapPtr(asm.R2, b.Slots), entryType(b.Type, m.Functions[0])),
+			btf.WithFuncMetadata(asm.LoadMapPtr(asm.R2, b.Slots), entryType(b.Type, m.Functions[0], btf.StaticFunc)),
 			asm.Mov.Imm(asm.R3, int32(m.Slot)),
 			asm.FnTailCall.Call(),
 			asm.Mov.Imm(asm.R0, b.Failed),
@@ -294,10 +294,10 @@ var (
 	}
 )
 
-// entryType is a function that takes the program's context. Only one whose parameter has this type can be traced, or
-// take the context on.
-func entryType(t ebpf.ProgramType, name string) *btf.Func {
-	return &btf.Func{Name: name, Linkage: btf.StaticFunc, Type: &btf.FuncProto{
+// entryType is a function that takes the program's context. The type of the parameter is what lets tracing tools attach
+// to it, and its global linkage what lets freplace.
+func entryType(t ebpf.ProgramType, name string, linkage btf.FuncLinkage) *btf.Func {
+	return &btf.Func{Name: name, Linkage: linkage, Type: &btf.FuncProto{
 		Return: intType, Params: []btf.FuncParam{{Name: "ctx", Type: &btf.Pointer{Target: contexts[t]}}},
 	}}
 }

@@ -4,6 +4,7 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -20,7 +21,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfvol/bpfvol/bpf"
-	"github.com/bpfvol/bpfvol/dispatcher"
 	"github.com/bpfvol/bpfvol/internal/bpftest"
 	"github.com/bpfvol/bpfvol/internal/hook"
 	"github.com/bpfvol/bpfvol/internal/podfs"
@@ -238,48 +238,108 @@ func TestXDPVolumeCountsPackets(t *testing.T) {
 	in(t, a, func() error { return f.Publish(f.ctx, req) })
 	b.SendUDP(t, a.Addr, 10)
 
-	// flows waits for words in the map: a busy kernel takes packets from the receive queue after their sender went on.
-	flows := func(want string) {
-		t.Helper()
-		for end := time.Now().Add(2 * time.Second); ; time.Sleep(time.Millisecond) {
-			lines, err := os.ReadFile(filepath.Join(req.Target, "json", "flows"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if strings.Contains(string(lines), want) {
-				return
-			}
-			if time.Now().After(end) {
-				t.Errorf("json/flows is %q, want %q in it", lines, want)
-				return
-			}
-		}
-	}
-	flows(`{"saddr":"` + b.Addr.String() + `","protocol":"UDP"},"value":{"packets":10,`)
-
-	// The next issue shares the point. Until then the second volume is told who holds it, and leaves nothing.
-	second := f.request(t, image, "{program: count, xdp: {interface: veth0}}")
-	var full *dispatcher.FullError
-	in(t, a, func() error {
-		if err := f.Publish(f.ctx, second); !errors.As(err, &full) {
-			t.Errorf("second volume on the interface: error is %v, want a FullError", err)
-		}
-		return nil
-	})
-	b.SendUDP(t, a.Addr, 5)
-	flows(`"packets":15,`) // the first volume goes on counting
-	points, err := f.Status()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(points) != 1 || len(points[0].Members) != 1 || points[0].Members[0].VolumeID != req.VolumeID || points[0].Members[0].Program != "count" {
-		t.Errorf("status is %+v", points)
-	}
+	wantLine(t, req.Target, "flows", `{"saddr":"`+b.Addr.String()+`","protocol":"UDP"},"value":{"packets":10,`)
 	if err := f.Unpublish(f.ctx, req.VolumeID, req.Target); err != nil {
 		t.Fatal(err)
 	}
 	f.wantNothing(t, req)
-	f.wantNothing(t, second)
+}
+
+// A firewall in one volume, of one image, decides what the counter of another volume, of another image, sees.
+func TestVolumesShareAnInterfaceInOrder(t *testing.T) {
+	f := newFixture(t)
+	a, b := bpftest.Pair(t)
+	counter := f.request(t, f.signed(t, "count", bpf.Count()), "{program: count, xdp: {interface: veth0, priority: 500}}")
+	firewall := f.request(t, f.signed(t, "firewall", bpf.Firewall()), "{program: firewall, xdp: {interface: veth0, priority: 100}}")
+	counted := func(want string) {
+		t.Helper()
+		wantLine(t, counter.Target, "flows", `{"saddr":"`+b.Addr.String()+`","protocol":"UDP"},"value":{"packets":`+want+`,`)
+	}
+
+	in(t, a, func() error { return f.Publish(f.ctx, counter) })
+	b.SendUDP(t, a.Addr, 10) // to the port that the firewall closes
+	counted("10")
+	in(t, a, func() error { return f.Publish(f.ctx, firewall) })
+	wantOrder(t, f, "firewall fused", "count fused")
+	b.SendUDP(t, a.Addr, 7)
+	wantSum(t, firewall.Target, "dropped", 7)
+	counted("10")
+
+	f.restart(t) // a new daemon knows the same
+	if err := f.Unpublish(f.ctx, firewall.VolumeID, firewall.Target); err != nil {
+		t.Fatal(err)
+	}
+	wantOrder(t, f, "count plain")
+	b.SendUDP(t, a.Addr, 5)
+	counted("15")
+	if err := f.Unpublish(f.ctx, counter.VolumeID, counter.Target); err != nil {
+		t.Fatal(err)
+	}
+	f.wantNothing(t, counter)
+	f.wantNothing(t, firewall)
+}
+
+// wantOrder checks what runs at the only point, in order: "program way".
+func wantOrder(t *testing.T, f *fixture, want ...string) {
+	t.Helper()
+	points, err := f.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, p := range points {
+		for _, m := range p.Members {
+			got = append(got, m.Program+" "+string(m.Way))
+		}
+	}
+	if len(points) != 1 || !slices.Equal(got, want) {
+		t.Errorf("%d points, members %q, want one with %q", len(points), got, want)
+	}
+}
+
+// wantLine waits for words in a map as the pod reads it: a busy kernel takes packets from the receive queue after their
+// sender went on.
+func wantLine(t *testing.T, target, name, want string) {
+	t.Helper()
+	for end := time.Now().Add(2 * time.Second); ; time.Sleep(time.Millisecond) {
+		lines, err := os.ReadFile(filepath.Join(target, "json", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(lines), want) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Errorf("json/%s is %q, want %q in it", name, lines, want)
+			return
+		}
+	}
+}
+
+// wantSum waits until the values of element 0 of a per-CPU map add up.
+func wantSum(t *testing.T, target, name string, want int) {
+	t.Helper()
+	for end := time.Now().Add(2 * time.Second); ; time.Sleep(time.Millisecond) {
+		text, err := os.ReadFile(filepath.Join(target, "json", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var line struct{ Value []int }
+		if err := json.Unmarshal(text, &line); err != nil {
+			t.Fatalf("json/%s is %q: %v", name, text, err)
+		}
+		sum := 0
+		for _, n := range line.Value {
+			sum += n
+		}
+		if sum == want {
+			return
+		}
+		if time.Now().After(end) {
+			t.Errorf("json/%s adds up to %d, want %d", name, sum, want)
+			return
+		}
+	}
 }
 
 // A policy's interfaces are those of the node: which one "@default-route" is, the node says and not the volume.
