@@ -35,24 +35,25 @@ func (b *built) close() {
 
 // build makes one program of the members of the point, from their pins alone.
 func (s *site) build() (*built, error) {
-	if m := s.members[0]; len(s.members) == 1 && !s.options.MemberStats && isNeutral(s.Kind, m.ProceedOn) {
+	run := s.thatRun()
+	if m := run[0]; len(run) == 1 && !s.options.MemberStats && isNeutral(s.Kind, m.ProceedOn) {
 		prog, err := ebpf.LoadPinnedProgram(filepath.Join(m.pins(), progPin), nil)
 		if err != nil {
 			return nil, fmt.Errorf("program %.64q: %w", m.Program, err)
 		}
-		return &built{prog: prog, set: setRecord{
-			Version: recordVersion, Program: m.Own, Members: []placed{{Member: m.Member, Own: m.Own, Way: Plain}},
-		}}, nil
+		set := setRecord{Version: recordVersion, Program: m.Own, Members: []placed{{Member: m.Member, Own: m.Own, Way: Plain}}}
+		set.addIdle(s.members[1:])
+		return &built{prog: prog, set: set}, nil
 	}
-	candidates := make([]fuse.Candidate, len(s.members))
-	for i := range s.members {
-		m := &s.members[i]
+	candidates := make([]fuse.Candidate, len(run))
+	for i := range run {
+		m := &run[i]
 		if err := m.readCode(); err != nil {
 			return nil, err
 		}
 		candidates[i] = fuse.Candidate{Code: m.Code, MapIDs: m.MapIDs, Verified: m.Verified}
 	}
-	l, err := s.newLoading()
+	l, err := s.newLoading(run)
 	if err != nil {
 		return nil, err
 	}
@@ -69,6 +70,16 @@ func (s *site) build() (*built, error) {
 	}
 }
 
+// thatRun returns the members that can run: those after one that never proceeds cannot.
+func (s *site) thatRun() []member {
+	for i, m := range s.members {
+		if len(proceed(s.Kind, m.ProceedOn)) == 0 {
+			return s.members[:i+1]
+		}
+	}
+	return s.members
+}
+
 // isNeutral reports whether a member's own result is the result of a set of it alone: where it proceeds, the result is
 // the one that it returned.
 func isNeutral(kind volume.Kind, proceedOn []volume.Verdict) bool {
@@ -81,14 +92,15 @@ func isNeutral(kind volume.Kind, proceedOn []volume.Verdict) bool {
 // loading holds the maps that a program is made with, by their ids.
 type loading struct {
 	*site
+	run      []member
 	plan     fuse.PlanOptions
 	maps     map[ebpf.MapID]*ebpf.Map
 	counters *ebpf.Map
 }
 
-func (s *site) newLoading() (*loading, error) {
-	l := &loading{site: s, maps: map[ebpf.MapID]*ebpf.Map{}}
-	l.plan.LongJumps = s.needLongJumps() && longJumps()
+func (s *site) newLoading(run []member) (*loading, error) {
+	l := &loading{site: s, run: run, maps: map[ebpf.MapID]*ebpf.Map{}}
+	l.plan.LongJumps = l.needLongJumps() && longJumps()
 	if s.options.MemberStats {
 		var err error
 		if l.counters, err = s.openCounters(); err != nil {
@@ -113,7 +125,7 @@ func (l *loading) load(why []string) (_ *built, err error) {
 	set := l.fuseSet()
 	record := setRecord{Version: recordVersion, Counted: l.options.MemberStats}
 	var slotted []member
-	for i, m := range l.members {
+	for i, m := range l.run {
 		fm := fuse.Member{Code: m.Code, Proceed: proceed(l.Kind, m.ProceedOn), Slot: fuse.Fused, Counter: m.Counter}
 		place := placed{Member: m.Member, Own: m.Own, Way: Fused, Why: why[i]}
 		if why[i] != "" {
@@ -151,6 +163,7 @@ func (l *loading) load(why []string) (_ *built, err error) {
 		b.prog.Close()
 		return nil, err
 	}
+	record.addIdle(l.members[len(l.run):])
 	b.set = record
 	return b, nil
 }
@@ -269,7 +282,7 @@ func (l *loading) refuse(candidates []fuse.Candidate, why []string) (found bool)
 
 // tryFused loads a set of one fused member.
 func (l *loading) tryFused(i int) error {
-	m := l.members[i]
+	m := l.run[i]
 	fds, err := l.descriptors(m)
 	if err != nil {
 		return err
@@ -288,8 +301,8 @@ func (l *loading) tryFused(i int) error {
 }
 
 // needLongJumps reports whether a member is longer than an ordinary jump spans.
-func (s *site) needLongJumps() bool {
-	return slices.ContainsFunc(s.members, func(m member) bool { return m.Code.Instructions.Size()/asm.InstructionSize > math.MaxInt16 })
+func (l *loading) needLongJumps() bool {
+	return slices.ContainsFunc(l.run, func(m member) bool { return m.Code.Instructions.Size()/asm.InstructionSize > math.MaxInt16 })
 }
 
 // longJumps asks the kernel whether it has jumps with a distance of 32 bits: Linux 6.6 and later do.

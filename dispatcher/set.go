@@ -18,6 +18,7 @@ const (
 	Plain Way = "plain" // it is the only one, and attached as it is
 	Fused Way = "fused" // its instructions are part of the program of the point
 	Slot  Way = "slot"  // the program of the point tail-calls it
+	Idle  Way = "idle"  // it never runs: a member before it has an empty proceedOn
 )
 
 // setRecord says what the program of a point is made of.
@@ -34,7 +35,14 @@ type placed struct {
 	Member
 	Own ebpf.ProgramID `json:"own"`
 	Way Way            `json:"way"`
-	Why string         `json:"why,omitempty"` // it has a slot
+	Why string         `json:"why,omitempty"` // it has a slot, or is idle
+}
+
+// addIdle adds members that never run.
+func (r *setRecord) addIdle(members []member) {
+	for _, m := range members {
+		r.Members = append(r.Members, placed{Member: m.Member, Own: m.Own, Way: Idle, Why: "a program before it has an empty proceedOn"})
+	}
 }
 
 // The set that runs, and the one that is about to. A set's program array comes before its record, so that a record

@@ -29,7 +29,7 @@ type Set struct {
 type Member struct {
 	*Code
 	Descriptors []int   // of Code.Maps
-	Proceed     []int32 // verdicts after which the next member runs
+	Proceed     []int32 // verdicts after which the next member runs; none only of the last member
 	Slot        int     // index in the program array, or Fused
 	Counter     int     // index in the array of counters
 }
@@ -65,6 +65,11 @@ const (
 //
 // The names and types in its BTF are what tracing tools attach by.
 func (s Set) Program() (*ebpf.ProgramSpec, error) {
+	for i, m := range s.Members {
+		if len(m.Proceed) == 0 && i < len(s.Members)-1 {
+			return nil, fmt.Errorf("program %.64q: nothing would run after it", m.Name) // and the verifier refuses such code
+		}
+	}
 	if len(s.Members) == 0 {
 		return nil, fmt.Errorf("a set of no members")
 	}
@@ -182,7 +187,9 @@ func (b *builder) main() {
 		b.add(asm.Return())
 		b.here(label{member: i, what: "next"})
 	}
-	b.add(asm.Mov.Imm(asm.R0, b.Done), asm.Return())
+	if last := b.Members[len(b.Members)-1]; len(last.Proceed) > 0 {
+		b.add(asm.Mov.Imm(asm.R0, b.Done), asm.Return())
+	}
 	b.insns[0] = btf.WithFuncMetadata(b.insns[0], entryType(b.Type, b.Name, btf.GlobalFunc))
 }
 
