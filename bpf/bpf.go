@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package bpf holds the BPF objects that come with bpfvol: Count, the example that the demo and the documentation use,
-// and small ones that tests load. Each is compiled, with BTF, from the C source of its name in src:
+// and small ones that tests load; package members has more of those. Each is compiled, with BTF, from the C source of
+// its name in src:
 //
-//	go generate ./bpf    # needs clang, llvm and libbpf-dev
+//	go generate ./bpf/...    # needs clang, llvm and libbpf-dev
 //
 // The objects are committed, so that building and testing bpfvol needs no compiler. The linker leaves out those that a
 // binary does not ask for.

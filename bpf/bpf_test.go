@@ -22,12 +22,18 @@ import (
 func TestMain(m *testing.M) { bpftest.Main(m) }
 
 func TestObjectsAreCurrent(t *testing.T) {
-	sum, err := os.ReadFile("objects.sum")
+	for _, dir := range []string{".", "members"} {
+		t.Run(dir, func(t *testing.T) { testObjectsAreCurrent(t, dir) })
+	}
+}
+
+func testObjectsAreCurrent(t *testing.T, dir string) {
+	sum, err := os.ReadFile(filepath.Join(dir, "objects.sum"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	compiler, hashes, _ := strings.Cut(string(sum), "\n")
-	sources, err := filepath.Glob("src/*.bpf.c")
+	sources, err := filepath.Glob(filepath.Join(dir, "src/*.[ch]"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +46,7 @@ func TestObjectsAreCurrent(t *testing.T) {
 		fmt.Fprintf(&want, "%x  %s\n", sha256.Sum256(text), filepath.Base(source))
 	}
 	if hashes != want.String() {
-		t.Fatal("a C source changed after the objects were made; run go generate ./bpf")
+		t.Fatal("a C source changed after the objects were made; run go generate ./bpf/...")
 	}
 
 	t.Run("byte for byte", func(t *testing.T) {
@@ -51,11 +57,17 @@ func TestObjectsAreCurrent(t *testing.T) {
 		if out, err := exec.Command("go", "version").CombinedOutput(); err != nil {
 			t.Skipf("no Go here to run generate.go: %v: %s", err, out)
 		}
-		dir := t.TempDir()
-		if out, err := exec.Command("go", "run", "generate.go", "-o", dir).CombinedOutput(); err != nil {
+		generator, err := filepath.Abs("generate.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		made := t.TempDir()
+		generate := exec.Command("go", "run", generator, "-o", made)
+		generate.Dir = dir
+		if out, err := generate.CombinedOutput(); err != nil {
 			t.Fatalf("generate: %v\n%s", err, out)
 		}
-		objects, err := filepath.Glob("*.bpf.o")
+		objects, err := filepath.Glob(filepath.Join(dir, "*.bpf.o"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,11 +76,11 @@ func TestObjectsAreCurrent(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			again, err := os.ReadFile(filepath.Join(dir, object))
+			again, err := os.ReadFile(filepath.Join(made, filepath.Base(object)))
 			if err != nil {
 				t.Error(err)
 			} else if !bytes.Equal(got, again) {
-				t.Errorf("%s differs from what go generate ./bpf makes", object)
+				t.Errorf("%s differs from what go generate ./bpf/... makes", object)
 			}
 		}
 	})

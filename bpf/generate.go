@@ -2,10 +2,12 @@
 
 //go:build ignore
 
-// This program compiles every C source below src, which `go generate ./bpf` does, and writes objects.sum: the hash of
+// This program compiles every C source below src, which `go generate ./bpf/...` does, and writes objects.sum: the hash of
 // each source and the compiler, so that a test can tell without a compiler whether the objects are current.
 //
 //	go run generate.go [-o DIRECTORY]
+//
+// A source that needs other flags than the rest says so in a line of its own: "// clang: -target bpfeb".
 //
 // The same sources, headers and clang give the same bytes on any machine: paths are relative, and what names the
 // machine (DWARF) is stripped; BTF stays.
@@ -37,7 +39,7 @@ func main() {
 	if err := os.Chdir("src"); err != nil {
 		log.Fatal(err)
 	}
-	sources, err := filepath.Glob("*.bpf.c")
+	sources, err := filepath.Glob("*.[ch]")
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -49,20 +51,31 @@ func main() {
 			log.Fatal(err)
 		}
 		fmt.Fprintf(sum, "%x  %s\n", sha256.Sum256(text), source)
-		compile(source, "bpfel", filepath.Join(out, strings.TrimSuffix(source, ".c")+".o"))
+		if name, ok := strings.CutSuffix(source, ".c"); ok {
+			compile(source, flags(text), filepath.Join(out, name+".o"))
+		}
 	}
-	compile("pass.bpf.c", "bpfeb", filepath.Join(out, "pass_bigendian.bpf.o"))
 	if err := os.WriteFile(filepath.Join(out, "objects.sum"), []byte(sum.String()), 0o644); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func compile(source, target, object string) {
-	run("clang", "-O2", "-g", "-Wall", "-Werror", "-target", target, "-mcpu=v3",
-		"-fdebug-compilation-dir", ".", "-ffile-prefix-map="+workDir()+"=.",
-		"-I/usr/include/"+run("clang", "-print-multiarch"), // asm/types.h
-		"-c", source, "-o", object)
+func compile(source string, flags []string, object string) {
+	args := []string{"-O2", "-g", "-Wall", "-Werror", "-target", "bpfel", "-mcpu=v3",
+		"-fdebug-compilation-dir", ".", "-ffile-prefix-map=" + workDir() + "=.",
+		"-I/usr/include/" + run("clang", "-print-multiarch"), // asm/types.h
+	}
+	run("clang", append(append(args, flags...), "-c", source, "-o", object)...)
 	run("llvm-strip", "-g", object)
+}
+
+// flags returns what a source adds to the flags of all; the last of two that contradict each other holds.
+func flags(source []byte) []string {
+	line := regexp.MustCompile(`(?m)^// clang: (.*)$`).FindSubmatch(source)
+	if line == nil {
+		return nil
+	}
+	return strings.Fields(string(line[1]))
 }
 
 func clangVersion() string {

@@ -37,6 +37,7 @@ var kernels = []struct{ version, suite string }{
 // kernelTests are the packages whose tests ask the kernel.
 var kernelTests = []string{
 	"./bpf",
+	"./bpf/members",
 	"./dispatcher",
 	"./internal/bpftest",
 	"./internal/doctor",

@@ -43,6 +43,7 @@ var floors = map[string]int{
 
 // benches are packages for tests, the demo and the benchmarks, and examples. Nothing that is shipped imports them.
 var benches = []string{
+	"bpf/members",
 	"deploy/examples",
 	"e2e",
 	"internal/archtest",
