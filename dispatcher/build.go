@@ -233,41 +233,53 @@ func (l *loading) fillSlots(members []member, flags uint32) (_ *ebpf.Map, err er
 // fillSlot puts the member's own program into its slot; or the same, loaded for packets without fragments, where other
 // members cannot take those: all programs of an array have to agree on that.
 func (l *loading) fillSlot(slots *ebpf.Map, i int, m member, flags uint32) error {
-	var prog *ebpf.Program
-	var err error
-	switch {
-	case (m.Code.Flags^flags)&unix.BPF_F_XDP_HAS_FRAGS == 0:
-		prog, err = ebpf.LoadPinnedProgram(filepath.Join(m.pins(), progPin), nil)
-	case m.Code.Alone != "":
-		return fmt.Errorf("it takes packets in fragments, others here do not, and it cannot be loaded without, since %s: %w", m.Code.Alone, ebpf.ErrNotSupported)
-	default:
-		fds, err := l.descriptors(m)
-		if err != nil {
-			return err
-		}
-		spec := m.Code.Spec(fds)
-		spec.Flags &^= unix.BPF_F_XDP_HAS_FRAGS
-		prog, err = loadSpec(spec)
-		if err != nil {
-			return err
-		}
+	frags := m.Code.HasFrags() && flags&unix.BPF_F_XDP_HAS_FRAGS == 0
+	prog, err := l.slotProgram(m, frags)
+	if err == nil {
+		defer prog.Close()
+		err = slots.Put(uint32(i), prog)
 	}
-	if err != nil {
+	if !isRejection(err) {
 		return err
 	}
-	defer prog.Close()
-	return slots.Put(uint32(i), prog)
+	// The program is fine alone, so this is no rejection that another plan could avoid.
+	why := "it cannot be tail-called"
+	if frags {
+		why = "it takes packets in fragments, others here do not, and it cannot be loaded without"
+	}
+	return fmt.Errorf("%s (%v), %w beside others; use another interface", why, rejection(err), ebpf.ErrNotSupported)
+}
+
+func (l *loading) slotProgram(m member, withoutFrags bool) (*ebpf.Program, error) {
+	if !withoutFrags {
+		return ebpf.LoadPinnedProgram(filepath.Join(m.pins(), progPin), nil)
+	}
+	if m.Code.Alone != "" {
+		return nil, unix.EINVAL
+	}
+	fds, err := l.descriptors(m)
+	if err != nil {
+		return nil, err
+	}
+	spec := m.Code.Spec(fds)
+	spec.Flags &^= unix.BPF_F_XDP_HAS_FRAGS
+	return loadSpec(spec)
 }
 
 // refuse finds the members for whose sake the verifier refused a program, and reports whether there are any that were
 // fused: those that it does not take fused even alone, or else the one that is most work.
 func (l *loading) refuse(candidates []fuse.Candidate, why []string) (found bool) {
-	most := -1
+	most, frame := -1, 0
+	for i := range candidates {
+		if why[i] == "" {
+			frame = max(frame, candidates[i].Shape().Frame)
+		}
+	}
 	for i := range candidates {
 		if why[i] != "" {
 			continue
 		}
-		if err := l.tryFused(i); isRejection(err) {
+		if err := l.tryFused(i, frame); isRejection(err) {
 			candidates[i].Refused, found = fmt.Sprintf("the verifier takes it alone, but not fused (%v)", rejection(err)), true
 		}
 		if most < 0 || candidates[i].Verified > candidates[most].Verified {
@@ -280,15 +292,30 @@ func (l *loading) refuse(candidates []fuse.Candidate, why []string) (found bool)
 	return found
 }
 
-// tryFused loads a set of one fused member.
-func (l *loading) tryFused(i int) error {
+// tryFused loads a set of one fused member and one that needs no more than the context, which stands where it does for
+// all members.
+func (l *loading) tryFused(i, frame int) error {
 	m := l.run[i]
 	fds, err := l.descriptors(m)
 	if err != nil {
 		return err
 	}
 	set := l.fuseSet()
-	set.Members = []fuse.Member{{Code: m.Code, Descriptors: fds, Proceed: proceed(l.Kind, m.ProceedOn), Slot: fuse.Fused, Counter: m.Counter}}
+	set.Frame = frame
+	witness, err := fuse.Settle(&ebpf.ProgramSpec{Name: "witness", Type: set.Type, License: m.Code.License, Instructions: asm.Instructions{
+		asm.LoadMem(asm.R0, asm.R1, 0, asm.Word).WithSymbol("witness"), // data of xdp_md, len of __sk_buff
+		asm.Return(),
+	}}, l.types)
+	if err != nil {
+		return err
+	}
+	set.Members = []fuse.Member{
+		{Code: m.Code, Descriptors: fds, Proceed: proceed(l.Kind, m.ProceedOn), Slot: fuse.Fused, Counter: m.Counter},
+		{Code: witness, Slot: fuse.Fused, Counter: m.Counter},
+	}
+	if len(set.Members[0].Proceed) == 0 {
+		set.Members = set.Members[:1]
+	}
 	spec, err := set.Program()
 	if err != nil {
 		return err

@@ -107,9 +107,13 @@ func (c bpfLink) swap(s *site, prog *ebpf.Program, old ebpf.ProgramID) error {
 		return fmt.Errorf("%s: link %T cannot be updated", s.Point, l.Link)
 	}
 	err = updater.UpdateArgs(link.RawLinkUpdateOptions{New: prog, Old: was, Flags: unix.BPF_F_REPLACE})
-	if errors.Is(err, unix.EPERM) && l.program != old {
+	switch {
+	case errors.Is(err, unix.EPERM) && l.program != old:
 		return errRaced
-	} else if err != nil {
+	case errors.Is(err, unix.ERANGE):
+		return fmt.Errorf("%s: the interface's MTU needs programs that take packets in fragments, and one here does not; "+
+			"compile it with SEC(\"xdp.frags\") or lower the MTU: %w by the interface's driver", s.Point, ebpf.ErrNotSupported)
+	case err != nil:
 		return fmt.Errorf("%s: replace the program: %w", s.Point, err)
 	}
 	s.reached("link updated")

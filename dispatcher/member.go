@@ -95,6 +95,7 @@ func (s *site) memberRecord(m Member, prog Program) (*memberRecord, error) {
 	if r.Code, err = fuse.Settle(prog.Spec, s.types); err != nil {
 		return nil, err
 	}
+	var fds []int
 	for _, name := range r.Code.Maps {
 		if prog.Maps[name] == nil {
 			return nil, fmt.Errorf("program %.64q: map %.64q is not given", m.Program, name)
@@ -105,11 +106,33 @@ func (s *site) memberRecord(m Member, prog Program) (*memberRecord, error) {
 		}
 		id, _ := info.ID()
 		r.MapIDs = append(r.MapIDs, id)
+		fds = append(fds, prog.Maps[name].FD())
 	}
+	askFrames(r.Code, fds)
 	if r.Counter, err = s.freeCounter(m); err != nil {
 		return nil, err
 	}
 	return r, nil
+}
+
+// deepFrame is how deep an estimated stack may be without the verifier being asked: one that fits beside slots.
+const deepFrame = 200
+
+// askFrames asks the verifier how much stack the code of a member takes, where the estimate would make a difference. If
+// the kernel does not say, the estimate stays.
+func askFrames(c *fuse.Code, fds []int) {
+	if c.Alone != "" {
+		return
+	}
+	if s := c.Shape(); s.Frame+s.Calls <= deepFrame {
+		return
+	}
+	prog, err := ebpf.NewProgramWithOptions(c.Spec(fds), ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats})
+	if err != nil {
+		return
+	}
+	defer prog.Close()
+	_ = c.ParseFrames(prog.VerifierLog)
 }
 
 // freeCounter returns the counters of a member that is there, else the first that nobody has.

@@ -25,6 +25,8 @@ type Code struct {
 	// Functions are the names of the functions in Instructions, by where they begin, in instructions of 8 bytes. The
 	// program itself is at 0.
 	Functions map[int]string `json:"functions"`
+	// Frames are the bytes of stack of the functions, in their order, where the verifier was asked (ParseFrames).
+	Frames []int `json:"frames,omitempty"`
 	// Alone says why the program can run only as it was loaded; then there are no Instructions. Empty: it can be fused.
 	Alone string `json:"alone,omitempty"`
 
@@ -144,3 +146,6 @@ func identifier(name string) string {
 	}
 	return name[:min(len(name), maxIdentifier)]
 }
+
+// HasFrags reports whether the program takes packets in fragments.
+func (c *Code) HasFrags() bool { return c.Flags&xdpHasFrags != 0 }

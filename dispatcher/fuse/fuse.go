@@ -20,6 +20,7 @@ type Set struct {
 	// Done is the result where the last member that ran returned a verdict of its Proceed; Failed where a slot could not
 	// be called, which happens when members' own tail calls have used up the kernel's limit: then nothing is let through.
 	Done, Failed int32
+	Frame        int  // bytes of stack that members may use at the least; more if one of them does
 	Slots        int  // descriptor of the program array; members with a Slot need it
 	Stats        int  // descriptor of the per-CPU array of Counters, or 0: nothing is counted
 	LongJumps    bool // the kernel has jumps over more than 32767 instructions (Linux 6.6)
@@ -156,7 +157,8 @@ func (b *builder) ctxSlot() int16 {
 func (b *builder) keySlot() int16 { return int16(-(b.frame() + 16)) }
 
 // frame is the deepest frame of a fused member, in whole words.
-func (b *builder) frame() (depth int) {
+func (b *builder) frame() int {
+	depth := b.Frame
 	for _, m := range b.Members {
 		if m.Slot == Fused {
 			depth = max(depth, m.Shape().Frame)

@@ -3,7 +3,12 @@
 package fuse
 
 import (
+	"fmt"
+	"maps"
+	"regexp"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/cilium/ebpf/asm"
 )
@@ -20,7 +25,8 @@ type Shape struct {
 	LegacyLoads  bool // it loads by LD_ABS or LD_IND, which may end the program
 }
 
-// Shape reads the code. Frame is what the instructions show, without following them: the verifier has the last word.
+// Shape reads the code. Without Frames, stack is what the instructions show, without following them: it may be too much
+// where an array is indexed by a variable.
 func (c *Code) Shape() Shape {
 	s := Shape{Functions: len(c.Functions) - 1, Maps: len(c.Maps)}
 	frames := map[int]int{}
@@ -50,9 +56,37 @@ func (c *Code) Shape() Shape {
 		at += width(ins)
 	}
 	frames[function] = f.depth
+	for i, function := range slices.Sorted(maps.Keys(c.Functions)) {
+		if len(c.Frames) == len(c.Functions) {
+			frames[function] = c.Frames[i]
+		}
+	}
 	s.Instructions, s.Frame = at, frames[0]
 	s.Calls = deepest(0, calls, frames, map[int]int{})
 	return s
+}
+
+var stackDepth = regexp.MustCompile(`(?m)^stack depth ([0-9]+(?:\+[0-9]+)*)`)
+
+// ParseFrames reads the verifier's statistics (ebpf.LogLevelStats) of the program that Spec makes.
+func (c *Code) ParseFrames(log string) error {
+	found := stackDepth.FindStringSubmatch(log)
+	if found == nil {
+		return fmt.Errorf("verifier's statistics: no stack depth")
+	}
+	var frames []int
+	for _, digits := range strings.Split(found[1], "+") {
+		depth, err := strconv.Atoi(digits)
+		if err != nil || depth > maxStack {
+			return fmt.Errorf("verifier's statistics: stack depth %.16q", digits)
+		}
+		frames = append(frames, depth)
+	}
+	if len(frames) != len(c.Functions) {
+		return fmt.Errorf("verifier's statistics: stack depth of %d functions, want %d", len(frames), len(c.Functions))
+	}
+	c.Frames = frames
+	return nil
 }
 
 func isLegacyLoad(ins *asm.Instruction) bool {
