@@ -1,51 +1,63 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package dispatcher shares a point, a hook of which the kernel runs one program, among members: XDP and TC on a network
-// interface. This version lets one member on a point and refuses the second; what is below is made for more.
+// interface. It makes one program of them (package fuse) and changes which one runs in one step.
 //
 // # Aim
 //
-// What runs on a point is decided by pins in a bpffs alone. No process has to live for it: the daemon may be killed
-// between any two of its system calls, and what it finds afterwards is either a member that runs or remains that Detach
-// removes. The state dies with the programs at a reboot. It is the protocol between versions of bpfvol on one machine.
+// What runs on a point is decided by pins in a bpffs alone. No process has to live for it, and no cache, image or registry
+// has to be there for it to change: the daemon may be killed between any two of its system calls, and whoever opens the
+// point next finishes the change or undoes it. The state dies with the programs at a reboot. It is the protocol between
+// versions of bpfvol on one machine; docs/dispatcher.md has the reasons.
 //
 // # Layout
 //
 //	<dir>/xdp-4026532008-2/           a point: kind, for tc its direction, network namespace cookie, interface index
 //	    record                        point record: interface name, carrier (xdp, tcx, clsact), XDP mode
 //	    link                          the bpf_link; its program is what packets meet (carriers xdp and tcx)
+//	    set                           what that program is made of: members in order, and the way each went
+//	    slots                         the program array of members that are tail-called
+//	    counters                      with Options.MemberStats: what members returned
+//	    next-set, next-slots          of the program that is about to run
 //	    members/<volume>/<program>/
-//	        record                    member record: volume, program, priority, proceedOn
-//	        prog                      the member's own program, loaded alone
+//	        record                    member record: volume, program, priority, proceedOn, all of fuse.Code but instructions
+//	        <id>/                     the program that it has now, by its id
+//	            prog                  it, loaded alone
+//	            code                  its instructions
+//	            map0, map1, ...       its maps
 //
 // A record is JSON in the one entry of a frozen array map: a bpffs holds no files, and a map can be read by bpftool.
 // Records carry a version; one of another version is refused, not guessed at. Program names that are no plain words
 // are hashed (volume.FileName); the record holds the name. Points are keyed by cookie and index because the kernel gives
 // the inode number of a dead namespace, unlike its cookie, to a new one.
 //
-// The carrier clsact, for kernels before 6.6, has no link: its filter belongs to the interface and is known by its
-// priority, its handle and a name that starts with "bpfvol".
+// The members with a record are what shall run; the program on the link is what does. The carrier clsact, for kernels
+// before 6.6, has no link: its filter belongs to the interface and is known by its priority, its handle and its name.
 //
 // # Order of effects
 //
 // All under an exclusive flock of the point's directory, which is taken again if the directory was removed meanwhile.
 //
-// Attach: member's prog pinned, member's record pinned, program attached, point record pinned, link pinned. A link that is
-// not pinned ends with its process, so a crash before the last step leaves nothing running. (clsact: point record pinned,
-// then filter added: the filter is last.) A member without record is incomplete and does not count.
+// Attach: the member's program, maps and code pinned, its record pinned; then the change below.
+// Detach: the member's record removed; the change; then the rest of its pins.
+// A change, from what runs to what the records say:
 //
-// Replace, when a member comes back with a newly loaded program: prog and record replaced by renames, then the link
-// updated. The update is atomic: every packet meets the old program or the new one.
+//  1. the program of all members is built and loaded, aside;
+//  2. its program array is pinned as next-slots, its set as next-set;
+//  3. the link is updated if it still has the old program, or made where there is none: point record pinned, link pinned.
+//     (clsact: filter replaced, or point record pinned and filter added);
+//  4. where the old program has slots, packets that still meet it are waited for;
+//  5. next-slots and next-set replace slots and set, by renames.
 //
-// Detach, the reverse: link detached, link unpinned, point record, member's record, member's prog, directories.
-// The kernel waits for packets in flight, and so does Detach: 10 to 20 ms per point. A packet that arrives after it does
-// not meet the program, and a new program may attach at once (TestDetachedProgramSeesNoPacket).
+// A crash before 3 leaves what ran, after 3 what shall run: which of the two it was, the id of the link's program says to
+// whoever opens the point. A link that is not pinned ends with its process. When the last member goes, the reverse: link
+// detached, link unpinned, point record, sets, members, directories.
 //
 // # The same member
 //
 // A member is the same as an attached one if volume and program name are the same. If it is also the same loaded program
-// with the same priority and proceedOn, Attach does nothing. Else it replaces, as above; after a restart of the daemon
-// programs are loaded anew and this is what happens. Another XDP mode cannot be had by update: the member is detached first.
+// with the same priority and proceedOn, Attach does nothing. Else it is replaced in one change. Another XDP mode cannot be
+// had by update: a lone member is detached first, others are not.
 //
 // # Invariants
 //
@@ -53,7 +65,11 @@
 //     TestKilledDetachIsFinishedByTheNext);
 //   - Attach of the same member changes nothing (TestAttachAgainChangesNothing), of its new program loses no packet
 //     (TestNewProgramReplacesWithoutGap);
-//   - a second member is refused and the first one keeps running (TestForeignXDPProgramStays);
+//   - members of every kind do beside others what they do alone (TestMembersOfEveryKindShareAPoint); later ones see what
+//     earlier ones made of the packet (TestLaterMembersSeeTheChangedPacket);
+//   - what is too much for one program gets slots, and no more than that (TestMembersWithTooManyMapsGetSlots,
+//     TestMembersWithTooManyFunctionsGetSlots, TestCostlyMembersGetSlots, TestMemberThatTheVerifierRefusesFusedGetsASlot,
+//     TestFragmentsNeedEveryMember, TestLicensesAreNotMixed);
 //   - a program that is not ours is neither replaced nor removed (TestForeignXDPProgramStays, TestForeignFilterStays);
 //   - Detach succeeds when interface or namespace are gone (TestDetachAfterInterfaceIsGone, TestDetachAfterNetNSIsGone);
 //   - one point's members are changed by one caller at a time (TestConcurrentAttachLetsAllIn);
