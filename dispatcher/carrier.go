@@ -17,21 +17,29 @@ import (
 type carrier interface {
 	// running returns the program that packets meet; ok is false if it is not ours, or the interface is gone.
 	running(s *site) (id ebpf.ProgramID, ok bool, err error)
-	// swap replaces the program that has an id. Every packet meets one of the two. errRaced if another runs.
-	swap(s *site, prog *ebpf.Program, old ebpf.ProgramID) error
 	// detach ends it, and waits until no packet meets it. Nothing running is success.
 	detach(s *site) error
+}
+
+// swapper is a carrier that holds one program.
+type swapper interface {
+	// swap replaces the program that has an id. Every packet meets one of the two. errRaced if another runs.
+	swap(s *site, prog *ebpf.Program, old ebpf.ProgramID) error
 }
 
 const (
 	carrierXDP    = "xdp"
 	carrierTCX    = "tcx"
 	carrierClsact = "clsact"
+	carrierLibxdp = "libxdp"
 )
 
 func (s *site) carrier() carrier {
-	if s.record.Carrier == carrierClsact {
+	switch s.record.Carrier {
+	case carrierClsact:
 		return clsact{}
+	case carrierLibxdp:
+		return libxdpDispatcher{}
 	}
 	return bpfLink{}
 }

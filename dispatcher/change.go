@@ -3,6 +3,7 @@
 package dispatcher
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -23,16 +24,22 @@ var errRaced = errors.New("somebody else changed what runs")
 var errUnfinished = errors.New("changed, but something old is left")
 
 // reconcile makes run what the members say, of whom there is at least one. mode is for XDP where nothing runs yet.
-func (s *site) reconcile(mode volume.XDPMode) error {
+func (s *site) reconcile(ctx context.Context, mode volume.XDPMode) error {
 	for range maxRaces {
 		running, alive, err := s.running()
 		if err != nil {
 			return err
 		}
+		if s.record.Carrier == carrierLibxdp || !alive && s.Kind == volume.KindXDP && s.options.LibXDP {
+			return s.joinLibxdp(ctx, mode)
+		}
 		if alive && running == s.set.Program && s.isWanted(s.set) {
 			return nil
 		}
 		err = s.change(running, alive, mode)
+		if !alive && errors.Is(err, ErrForeign) && s.hasLibxdp(ctx) {
+			return s.joinLibxdp(ctx, mode)
+		}
 		if !errors.Is(err, errRaced) {
 			return err
 		}
@@ -52,7 +59,7 @@ func (s *site) change(running ebpf.ProgramID, alive bool, mode volume.XDPMode) (
 		return errors.Join(err, s.withdraw())
 	}
 	if alive {
-		err = s.carrier().swap(s, b.prog, running)
+		err = s.carrier().(swapper).swap(s, b.prog, running)
 	} else {
 		err = s.start(b.prog, mode)
 	}

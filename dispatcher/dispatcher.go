@@ -106,6 +106,10 @@ type Options struct {
 	Types *btf.Cache
 	// MemberStats counts what every member returns: MemberStatus.Counts.
 	MemberStats bool
+	// LibXDP runs XDP members by libxdp's protocol on every interface, not only on those that have its dispatcher already.
+	LibXDP bool
+	// LibXDPDir is where libxdp keeps its pins; empty: its default, /sys/fs/bpf/xdp.
+	LibXDPDir string
 }
 
 // New returns a Dispatcher that keeps its pins in a directory of a bpffs, such as /sys/fs/bpf/bpfvol/points.
@@ -158,12 +162,16 @@ func (d *Dispatcher) Attach(ctx context.Context, p Point, mode volume.XDPMode, m
 			return Attachment{}, err
 		}
 	}
-	if err := s.reconcile(mode); errors.Is(err, errUnfinished) {
+	if err := s.reconcile(ctx, mode); errors.Is(err, errUnfinished) {
 		return Attachment{}, err // the member runs: Detach must find it
 	} else if err != nil {
-		return Attachment{}, errors.Join(err, undo(), s.clearIfEmpty())
+		return Attachment{}, errors.Join(err, s.endComponent(ctx, m, own), undo(), s.clearIfEmpty())
 	}
 	at := Attachment{Point: p, Mode: s.record.Mode}
+	if s.record.Carrier == carrierLibxdp {
+		at.Way = LibXDP
+		return at, s.sweepAll()
+	}
 	for i, placed := range s.set.Members {
 		if placed.same(m) {
 			at.Way, at.Why = placed.Way, placed.Why
@@ -241,10 +249,14 @@ func (d *Dispatcher) detach(ctx context.Context, p Point, volume string) (err er
 	if len(s.members) == 0 {
 		return s.clear()
 	}
-	if _, alive, err := s.running(); err != nil {
+	if s.record.Carrier == carrierLibxdp {
+		if err := s.removeComponents(ctx, volume); err != nil {
+			return err
+		}
+	} else if _, alive, err := s.running(); err != nil {
 		return err
 	} else if alive {
-		if err := s.reconcile(""); err != nil {
+		if err := s.reconcile(ctx, ""); err != nil {
 			return err
 		}
 	}
@@ -283,15 +295,10 @@ func (d *Dispatcher) recover(ctx context.Context, p Point) (err error) {
 	case !alive:
 		return nil // its volumes are told that nothing runs, and go in their own time
 	}
-	if err := s.reconcile(""); err != nil {
+	if err := s.reconcile(ctx, ""); err != nil {
 		return err
 	}
-	for _, m := range s.members {
-		if err := s.sweep(m); err != nil {
-			return err
-		}
-	}
-	return s.withdraw()
+	return errors.Join(s.sweepAll(), s.withdraw())
 }
 
 // reached tells a test which effect just happened.

@@ -317,6 +317,15 @@ func (s *site) unpinMember(dir string) error {
 	return nil
 }
 
+func (s *site) sweepAll() error {
+	for _, m := range s.members {
+		if err := s.sweep(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // sweep removes what is pinned of a member and not of the program that it has now.
 func (s *site) sweep(m member) error {
 	names, err := readDir(m.dir)

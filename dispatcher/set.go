@@ -19,6 +19,8 @@ const (
 	Fused Way = "fused" // its instructions are part of the program of the point
 	Slot  Way = "slot"  // the program of the point tail-calls it
 	Idle  Way = "idle"  // it never runs: a member before it has an empty proceedOn
+	// LibXDP is a component of libxdp's dispatcher, beside those of others.
+	LibXDP Way = "libxdp"
 )
 
 // setRecord says what the program of a point is made of.

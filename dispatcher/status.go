@@ -17,7 +17,7 @@ import (
 // PointStatus is a point as it is in the kernel now.
 type PointStatus struct {
 	Point
-	Carrier string         // xdp, tcx or clsact
+	Carrier string         // xdp, tcx, clsact or libxdp
 	Mode    volume.XDPMode // native or generic; empty for TC
 	Link    link.ID        // 0 where there is none: clsact
 	Program Loaded         // what packets meet
@@ -99,6 +99,9 @@ func (d *Dispatcher) status(p Point) (_ *PointStatus, err error) {
 			if alive && p.same(m.Member) {
 				ms.Way, ms.Why = p.Way, p.Why
 			}
+		}
+		if alive && s.record.Carrier == carrierLibxdp {
+			ms.Way = LibXDP
 		}
 		st.Members = append(st.Members, ms)
 	}

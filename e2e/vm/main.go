@@ -43,6 +43,7 @@ var kernelTests = []string{
 	"./internal/doctor",
 	"./internal/hook",
 	"./internal/kernelstate",
+	"./internal/libxdp",
 	"./internal/node",
 	"./internal/podfs",
 	"./internal/podfs/mapjson",

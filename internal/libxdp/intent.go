@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package libxdp
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+
+	"github.com/cilium/ebpf"
+)
+
+// intent is what a change of ours is about to do to an interface. It is pinned before the change's first effect and
+// unpinned after its last, so one that is found under the lock is that of a process that died. It says which two
+// dispatchers were on the interface, or about to be: whichever is not there now is attached nowhere, and its pins can go.
+// Without it nobody could tell them from those of an interface in another network namespace that has the same index.
+//
+// libxdp takes no notice of it: it looks for directories, and by another name (libxdp_clean_references).
+type intent struct {
+	Version int            `json:"version"`
+	Fresh   ebpf.ProgramID `json:"fresh,omitempty"` // the dispatcher that takes the place of
+	Old     ebpf.ProgramID `json:"old,omitempty"`   // this one; 0 for none
+}
+
+// intentVersion is raised when an older reader would misunderstand an intent.
+const intentVersion = 1
+
+func intentName(netns uint64, ifindex int) string { return fmt.Sprintf("bpfvol-%d-%d", netns, ifindex) }
+
+var intentPattern = regexp.MustCompile(`^bpfvol-([0-9]+)-([0-9]+)$`)
+
+// pin writes the intent as JSON in the one entry of a frozen map: a bpffs holds no files.
+func (i intent) pin(path string) error {
+	i.Version = intentVersion
+	text, err := json.Marshal(i)
+	if err != nil {
+		return err
+	}
+	m, err := ebpf.NewMap(&ebpf.MapSpec{
+		Name: "bpfvol_intent", Type: ebpf.Array, KeySize: 4, ValueSize: uint32(len(text)), MaxEntries: 1,
+		Contents: []ebpf.MapKV{{Key: uint32(0), Value: text}},
+	})
+	if err != nil {
+		return fmt.Errorf("intent: %w", err)
+	}
+	defer m.Close()
+	return errors.Join(m.Freeze(), m.Pin(path))
+}
+
+func readIntent(path string) (intent, error) {
+	m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: true})
+	if err != nil {
+		return intent{}, err
+	}
+	defer m.Close()
+	text, err := m.LookupBytes(uint32(0))
+	if err != nil {
+		return intent{}, err
+	}
+	var i intent
+	if err := json.Unmarshal(text, &i); err != nil {
+		return intent{}, err
+	}
+	if i.Version != intentVersion {
+		return intent{}, fmt.Errorf("it has version %d, and this bpfvol knows %d", i.Version, intentVersion)
+	}
+	return i, nil
+}
+
+// settleAll finishes or undoes the changes in this network namespace whose process died. The caller holds the lock.
+func (p Protocol) settleAll(ifindex int) error {
+	netns, err := netnsCookie()
+	if err != nil {
+		return err
+	}
+	names, err := readDir(p.dir())
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		found := intentPattern.FindStringSubmatch(name)
+		if found == nil || found[1] != strconv.FormatUint(netns, 10) {
+			continue
+		}
+		index, err := strconv.Atoi(found[2])
+		if err != nil {
+			continue
+		}
+		if err := p.settle(filepath.Join(p.dir(), name), index); err != nil && index == ifindex {
+			return fmt.Errorf("change of libxdp's dispatcher that was cut short: %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (p Protocol) settle(path string, ifindex int) error {
+	i, err := readIntent(path)
+	if err != nil {
+		return err
+	}
+	at, err := attached(ifindex)
+	if errors.Is(err, ErrNoInterface) {
+		// Deleted, or moved to another namespace with its program: what is pinned may run there.
+		return remove(path)
+	} else if err != nil && !errors.Is(err, ErrForeign) {
+		return err
+	}
+	for _, id := range slices.DeleteFunc([]ebpf.ProgramID{i.Fresh, i.Old}, func(id ebpf.ProgramID) bool { return id == 0 || id == at.id }) {
+		if err := dismantle(p.dispatchDir(ifindex, id), p.reached); err != nil {
+			return err
+		}
+	}
+	p.reached("recovered")
+	return remove(path)
+}
