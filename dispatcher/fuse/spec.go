@@ -18,7 +18,7 @@ func (c *Code) Spec(descriptors []int) *ebpf.ProgramSpec {
 			setMap(&ins, uint32(descriptors[mapIndex(&ins)]))
 		}
 		if name := c.Functions[at]; at == 0 {
-			ins = btf.WithFuncMetadata(ins, entryType(c.Type, name, btf.GlobalFunc))
+			ins = btf.WithFuncMetadata(ins, entryType(c.Type, name))
 		} else if name != "" {
 			ins = btf.WithFuncMetadata(ins, subprogramType(name))
 		}
