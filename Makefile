@@ -30,8 +30,8 @@ test: setup-test vet ## Run every test. As root; without, kernel tests skip. PAC
 	$(GO) test -timeout 30m $(PACKAGES)
 
 .PHONY: test-vm
-test-vm: setup-vm ## Run the kernel tests on Linux 6.1 and 6.12 too, in QEMU. KERNEL=6.1 runs one, PACKAGES=./loader some
-	$(GO) run ./e2e/vm $(if $(KERNEL),-kernel $(KERNEL)) $(filter-out ./...,$(PACKAGES))
+test-vm: setup-vm ## Run the kernel tests on Linux 6.1 and 6.12 too, in QEMU. KERNEL=6.1 runs one, PACKAGES=./loader and RUN=Load some
+	$(GO) run ./e2e/vm $(if $(KERNEL),-kernel $(KERNEL)) $(if $(RUN),-run '$(RUN)') $(filter-out ./...,$(PACKAGES))
 
 .PHONY: fuzz
 fuzz: ## Fuzz everything that reads what others wrote, FUZZTIME (20s) each

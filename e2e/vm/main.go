@@ -58,6 +58,7 @@ const bootTimeout = 20 * time.Minute
 
 func main() {
 	only := flag.String("kernel", "", "run on this kernel alone, without judging what is skipped")
+	tests := flag.String("run", ".", "run the tests that match this `regexp` alone, as go test -run does")
 	verbose := flag.Bool("v", false, "show the output of every test, not only of failed ones")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
@@ -66,7 +67,7 @@ func main() {
 	if len(packages) == 0 {
 		packages = kernelTests
 	}
-	ok, err := run(ctx, *only, packages, *verbose)
+	ok, err := run(ctx, *only, packages, *tests, *verbose)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "vm:", err)
 		os.Exit(1)
@@ -77,19 +78,19 @@ func main() {
 }
 
 // run reports whether every test of the packages passed on every kernel, and each ran on one of them.
-func run(ctx context.Context, only string, patterns []string, verbose bool) (ok bool, err error) {
+func run(ctx context.Context, only string, patterns []string, testRun string, verbose bool) (ok bool, err error) {
 	work, err := os.MkdirTemp("", "bpfvol-vm-")
 	if err != nil {
 		return false, err
 	}
 	defer os.RemoveAll(work)
-	tests, err := build(work, patterns)
+	tests, err := build(work, patterns, testRun)
 	if err != nil {
 		return false, err
 	}
 	m := matrix{verbose: verbose, tests: map[testName]map[string]outcome{}}
 	if only == "" {
-		if err := m.host(ctx, patterns); err != nil {
+		if err := m.host(ctx, patterns, testRun); err != nil {
 			return false, err
 		}
 	}
@@ -129,12 +130,13 @@ type pkg struct{ path, dir, binary string }
 // built is what machines run.
 type built struct {
 	work, init, test2json string
+	run                   string // pattern of the tests' names
 	packages              []pkg
 }
 
 // build compiles the tests of packages, and what runs and reads them.
-func build(work string, patterns []string) (built, error) {
-	b := built{work: work, init: filepath.Join(work, "init"), test2json: filepath.Join(work, "test2json")}
+func build(work string, patterns []string, testRun string) (built, error) {
+	b := built{work: work, run: testRun, init: filepath.Join(work, "init"), test2json: filepath.Join(work, "test2json")}
 	for _, args := range [][]string{
 		{"build", "-trimpath", "-ldflags=-s -w", "-o", b.init, "./e2e/vm/init"},
 		{"build", "-o", b.test2json, "cmd/test2json"},
@@ -173,14 +175,14 @@ func build(work string, patterns []string) (built, error) {
 }
 
 // host runs the tests on this machine's kernel.
-func (m *matrix) host(ctx context.Context, patterns []string) error {
+func (m *matrix) host(ctx context.Context, patterns []string, testRun string) error {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
 		return err
 	}
 	release := unix.ByteSliceToString(u.Release[:])
 	fmt.Printf("=== this machine, Linux %s\n", release)
-	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json"}, patterns...)...)
+	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json", "-run", testRun}, patterns...)...)
 	cmd.Stderr = os.Stderr
 	events, err := cmd.Output() // a failed test is among the events
 	if err != nil && !errors.As(err, new(*exec.ExitError)) {
@@ -202,7 +204,7 @@ func (m *matrix) guest(ctx context.Context, b built, version, suite string) erro
 	}
 	fmt.Printf("=== virtual machine, Linux %s\n", release)
 	initrd := filepath.Join(b.work, version+".cpio")
-	if err := buildRoot(initrd, dir, b.init, b.packages); err != nil {
+	if err := buildRoot(initrd, dir, b); err != nil {
 		return err
 	}
 	defer os.Remove(initrd)

@@ -33,7 +33,7 @@ type root struct {
 }
 
 // buildRoot writes the file system as an archive.
-func buildRoot(file, kernel, init string, packages []pkg) (err error) {
+func buildRoot(file, kernel string, b built) (err error) {
 	f, err := os.Create(file)
 	if err != nil {
 		return err
@@ -45,7 +45,7 @@ func buildRoot(file, kernel, init string, packages []pkg) (err error) {
 	for _, dir := range []string{"dev", "proc", "root", "run", "sys", "tmp", "var/tmp"} {
 		r.dir(dir)
 	}
-	r.archive.copy("init", init)
+	r.archive.copy("init", b.init)
 	r.dir("etc")
 	r.archive.write("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n")
 	r.archive.write("etc/group", "root:x:0:\nnogroup:x:65534:\n")
@@ -65,7 +65,7 @@ func buildRoot(file, kernel, init string, packages []pkg) (err error) {
 	if err := r.tools(); err != nil {
 		return err
 	}
-	if err := r.module(packages); err != nil {
+	if err := r.module(b); err != nil {
 		return err
 	}
 	if err := r.archive.end(); err != nil {
@@ -110,10 +110,10 @@ func (r *root) tools() error {
 }
 
 // module adds the packages' directories below /src, the test binaries, and other modules' files that tests look for.
-func (r *root) module(packages []pkg) error {
+func (r *root) module(b built) error {
 	r.dir("tests")
 	var lines strings.Builder
-	for i, p := range packages {
+	for i, p := range b.packages {
 		err := filepath.WalkDir(p.dir, func(file string, d fs.DirEntry, err error) error {
 			name := path.Join("src", filepath.ToSlash(file))
 			if err == nil && d.Type().IsRegular() && !r.done[name] { // packages may be nested
@@ -131,6 +131,7 @@ func (r *root) module(packages []pkg) error {
 		fmt.Fprintf(&lines, "%s /%s /%s\n", p.path, binary, path.Join("src", p.dir))
 	}
 	r.archive.write("packages", lines.String())
+	r.archive.write("pattern", b.run)
 
 	// Tests look for other people's objects where the module cache has them.
 	const module = "github.com/cilium/ebpf"

@@ -101,7 +101,7 @@ func withFuncs(insns asm.Instructions, name string) asm.Instructions {
 	insns[0] = btf.WithFuncMetadata(insns[0], xdpFunc(name))
 	called := map[string]bool{}
 	for i := range insns {
-		if insns[i].IsFunctionReference() {
+		if insns[i].IsFunctionReference() && insns[i].Reference() != "" { // else it is a distance, and its function is known
 			called[insns[i].Reference()] = true
 		}
 	}

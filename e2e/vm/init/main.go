@@ -3,7 +3,7 @@
 // Init is the first process of the virtual machine that e2e/vm boots: it sets up what an ordinary system has, runs
 // the test binaries that the file /packages lists, one after another, and powers off.
 //
-// A line of /packages is an import path, a binary and the directory to run it in; an argument is the number of the line
+// Of each it runs the tests whose names match /pattern. A line of /packages is an import path, a binary and the directory to run it in; an argument is the number of the line
 // to begin with. What a test binary writes goes to the second serial port, in the format of e2e/vm/protocol; what init
 // and the kernel say, to the first.
 package main
@@ -54,6 +54,10 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	pattern, err := os.ReadFile("/pattern")
+	if err != nil {
+		return err
+	}
 	first := 0
 	if len(os.Args) > 1 {
 		if first, err = strconv.Atoi(os.Args[1]); err != nil {
@@ -66,7 +70,7 @@ func run() error {
 			return fmt.Errorf("/packages: %q: %w", line, err)
 		}
 		fmt.Fprintln(results, protocol.Start(pkg))
-		status, err := test(binary, dir, results)
+		status, err := test(binary, dir, string(pattern), results)
 		if err != nil {
 			return fmt.Errorf("%s: %w", pkg, err)
 		}
@@ -154,13 +158,13 @@ func openRaw(path string) (*os.File, error) {
 
 // test runs a test binary and returns its exit status. It takes leave of every other process that ends meanwhile:
 // orphans are the first process's.
-func test(binary, dir string, out *os.File) (status int, err error) {
+func test(binary, dir, pattern string, out *os.File) (status int, err error) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return 0, err
 	}
 	defer null.Close()
-	p, err := os.StartProcess(binary, []string{binary, "-test.v=test2json", "-test.timeout=" + protocol.Timeout.String()}, &os.ProcAttr{
+	p, err := os.StartProcess(binary, []string{binary, "-test.v=test2json", "-test.run=" + pattern, "-test.timeout=" + protocol.Timeout.String()}, &os.ProcAttr{
 		Dir:   dir,
 		Env:   []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "PWD=" + dir},
 		Files: []*os.File{null, out, out},
