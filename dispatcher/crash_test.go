@@ -11,7 +11,7 @@ func TestKilledAttachLeavesNothingForGood(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, w *world) {
 		prog, packets := w.program(t, "count", carriers[w.carrier].pass)
 		step := 1
-		for ; w.run(t, "attach", step); step++ {
+		for ; w.run(t, errand{Does: "attach", Member: first, Dies: step}); step++ {
 			if step > maxSteps {
 				t.Fatal("too many steps")
 			}
@@ -20,7 +20,7 @@ func TestKilledAttachLeavesNothingForGood(t *testing.T) {
 			w.nothingLeft(t)
 
 			// Recovery by trying again.
-			if !w.run(t, "attach", step) {
+			if !w.run(t, errand{Does: "attach", Member: first, Dies: step}) {
 				t.Fatalf("step %d was not reached again", step)
 			}
 			w.mustAttach(t, first, prog)
@@ -33,7 +33,7 @@ func TestKilledAttachLeavesNothingForGood(t *testing.T) {
 			w.nothingLeft(t)
 
 			// Another volume, while the killed one is not yet torn down. The last step leaves it attached.
-			if !w.run(t, "attach", step) {
+			if !w.run(t, errand{Does: "attach", Member: first, Dies: step}) {
 				t.Fatalf("step %d was not reached again", step)
 			}
 			if _, err := w.attach(second, prog); err == nil {
@@ -59,7 +59,7 @@ func TestKilledReplacementIsFinishedByTheNext(t *testing.T) {
 		prog, packets := w.program(t, "count", carriers[w.carrier].pass)
 		for step := 1; ; step++ {
 			w.mustAttach(t, first, prog)
-			if !w.run(t, "attach", step) { // with another program: this is a replacement
+			if !w.run(t, errand{Does: "attach", Member: first, Dies: step}) { // with another program: this is a replacement
 				break
 			}
 			if err := w.ping(); err != nil {
@@ -71,7 +71,7 @@ func TestKilledReplacementIsFinishedByTheNext(t *testing.T) {
 			if now := counted(t, packets, n+3); now < n+3 {
 				t.Errorf("step %d: %d of 3 packets counted", step, now-n)
 			}
-			w.run(t, "attach", step)
+			w.run(t, errand{Does: "attach", Member: first, Dies: step})
 			w.mustDetach(t, first.Volume)
 			w.nothingLeft(t)
 		}
@@ -85,14 +85,14 @@ func TestKilledDetachIsFinishedByTheNext(t *testing.T) {
 		step := 1
 		for ; ; step++ {
 			w.mustAttach(t, first, prog)
-			if !w.run(t, "detach", step) {
+			if !w.run(t, errand{Does: "detach", Member: first, Dies: step}) {
 				break
 			}
 			w.mustDetach(t, first.Volume)
 			w.nothingLeft(t)
 
 			w.mustAttach(t, first, prog)
-			w.run(t, "detach", step)
+			w.run(t, errand{Does: "detach", Member: first, Dies: step})
 			w.mustAttach(t, second, prog) // the first is on its way out and holds nothing
 			w.mustDetach(t, first.Volume)
 			if err := w.ping(); err != nil {

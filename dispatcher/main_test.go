@@ -4,18 +4,17 @@ package dispatcher
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
@@ -25,17 +24,22 @@ import (
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
-// The test binary plays the process that is killed: what it is to do, with what, and at which effect it dies.
-const (
-	roleEnv = "BPFVOL_DISPATCHER_ROLE"
-	dirEnv  = "BPFVOL_DISPATCHER_DIR"
-	hookEnv = "BPFVOL_DISPATCHER_HOOK"
-	stepEnv = "BPFVOL_DISPATCHER_STEP"
-)
+// errand is what the test binary does in place of the tests: it plays another process, which may be killed.
+type errand struct {
+	Does    string // attach, detach, recover
+	Member  Member
+	Slot    bool // the member's program needs a slot
+	Stats   bool // Options.MemberStats
+	Dies    int  // at this effect; 0: never
+	Root    string
+	Carrier string
+}
+
+const errandEnv = "BPFVOL_DISPATCHER_ERRAND"
 
 func TestMain(m *testing.M) {
-	if role := os.Getenv(roleEnv); role != "" {
-		if err := victim(role); err != nil {
+	if text := os.Getenv(errandEnv); text != "" {
+		if err := runErrand(text); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -131,64 +135,9 @@ func (w *world) resolve(t testing.TB, h volume.Hook) (p Point) {
 	return p
 }
 
-// program makes a program that counts its packets and returns a verdict.
-func (w *world) program(t testing.TB, name string, verdict int32) (Program, *ebpf.Map) {
+func count(t testing.TB, packets *ebpf.Map) uint64 {
 	t.Helper()
-	prog, packets, err := newProgram(carriers[w.carrier].typ, name, verdict)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { prog.Close(); packets.Close() })
-	return prog, packets
-}
-
-func newProgram(typ ebpf.ProgramType, name string, verdict int32) (Program, *ebpf.Map, error) {
-	packets, err := ebpf.NewMap(&ebpf.MapSpec{Name: "packets", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
-	if err != nil {
-		return Program{}, nil, err
-	}
-	attach := ebpf.AttachNone
-	if typ == ebpf.XDP {
-		attach = ebpf.AttachXDP
-	}
-	spec := &ebpf.ProgramSpec{Name: name, Type: typ, AttachType: attach, License: "GPL", Instructions: asm.Instructions{
-		asm.StoreImm(asm.RFP, -4, 0, asm.Word).WithSymbol(name),
-		asm.Mov.Reg(asm.R2, asm.RFP),
-		asm.Add.Imm(asm.R2, -4),
-		asm.LoadMapPtr(asm.R1, 0).WithReference("packets"),
-		asm.FnMapLookupElem.Call(),
-		asm.JEq.Imm(asm.R0, 0, "out"),
-		asm.Mov.Imm(asm.R1, 1),
-		asm.AddAtomic.Mem(asm.R0, asm.R1, asm.DWord, 0),
-		asm.Mov.Imm(asm.R0, verdict).WithSymbol("out"),
-		asm.Return(),
-	}}
-	prog, err := loadProgram(spec, map[string]*ebpf.Map{"packets": packets})
-	if err != nil {
-		packets.Close()
-		return Program{}, nil, err
-	}
-	return prog, packets, nil
-}
-
-// loadProgram loads a program alone, as package loader does.
-func loadProgram(spec *ebpf.ProgramSpec, maps map[string]*ebpf.Map) (Program, error) {
-	alone := spec.Copy()
-	for name, m := range maps {
-		if err := alone.Instructions.AssociateMap(name, m); err != nil && !errors.Is(err, asm.ErrUnreferencedSymbol) {
-			return Program{}, err
-		}
-	}
-	prog, err := ebpf.NewProgram(alone)
-	return Program{Program: prog, Spec: spec, Maps: maps}, err
-}
-
-func count(t testing.TB, packets *ebpf.Map) (n uint64) {
-	t.Helper()
-	if err := packets.Lookup(uint32(0), &n); err != nil {
-		t.Fatal(err)
-	}
-	return n
+	return number(t, packets, 0)
 }
 
 // counted waits until at least as many packets are counted as were sent, and returns how many are. A kernel that is busy
@@ -319,56 +268,76 @@ func proceedOnPass(w *world) []volume.Verdict {
 	return []volume.Verdict{"ok", "pipe"}
 }
 
-// run starts the test binary in the namespace of the point, to do something with the member "first" and to kill itself
-// right after the given effect. It reports whether it came that far, and at which effect that was.
-func (w *world) run(t testing.TB, role string, step int) (killed bool) {
+// run starts the test binary in the namespace of the point on an errand, and reports whether it was killed.
+func (w *world) run(t testing.TB, e errand) (killed bool) {
 	t.Helper()
+	killed, err := w.start(t, e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return killed
+}
+
+func (w *world) start(t testing.TB, e errand) (killed bool, err error) {
+	t.Helper()
+	e.Root, e.Carrier = w.root, w.carrier
+	text, err := json.Marshal(e)
+	if err != nil {
+		return false, err
+	}
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), roleEnv+"="+role, dirEnv+"="+w.root, hookEnv+"="+w.carrier, stepEnv+"="+strconv.Itoa(step))
+	cmd.Env = append(os.Environ(), errandEnv+"="+string(text))
 	var out []byte
-	err := w.here.Do(func() (err error) {
+	err = w.here.Do(func() (err error) {
 		out, err = cmd.CombinedOutput()
 		return err
 	})
-	if err != nil && cmd.ProcessState.Success() == false && cmd.ProcessState.ExitCode() != -1 {
-		t.Fatalf("%s: %v: %s", role, err, out)
+	var exit *exec.ExitError
+	if killed = errors.As(err, &exit) && exit.ExitCode() == -1; killed {
+		t.Logf("%s %s killed after: %s", e.Does, e.Member.Volume, out)
+		return true, nil
+	} else if err != nil {
+		return false, fmt.Errorf("%s %s: %w: %s", e.Does, e.Member.Volume, err, out)
 	}
-	if len(out) > 0 {
-		t.Logf("killed after: %s", out)
-	}
-	return err != nil
+	return false, nil
 }
 
-func victim(role string) error {
-	c := carriers[os.Getenv(hookEnv)]
-	last, err := strconv.Atoi(os.Getenv(stepEnv))
-	if err != nil {
+func runErrand(text string) error {
+	var e errand
+	if err := json.Unmarshal([]byte(text), &e); err != nil {
 		return err
 	}
-	d := New(os.Getenv(dirEnv), Options{})
+	c := carriers[e.Carrier]
+	d := New(e.Root, Options{MemberStats: e.Stats})
 	d.classic = c.classic
 	steps := 0
 	d.step = func(name string) {
-		if steps++; steps == last {
+		if steps++; steps == e.Dies {
 			fmt.Print(name)
 			unix.Kill(unix.Getpid(), unix.SIGKILL)
 			select {}
 		}
 	}
-	switch role {
+	ctx := context.Background()
+	switch e.Does {
 	case "attach":
 		points, err := Resolve(c.hook)
 		if err != nil {
 			return err
 		}
-		prog, _, err := newProgram(c.typ, "victim", c.pass)
+		prog, _, err := newProgram(c.typ, "errand", c.pass)
+		if err == nil && e.Slot {
+			prog, err = behindTailCall("errand", prog, c.drop)
+		}
 		if err != nil {
 			return err
 		}
-		_, err = d.Attach(context.Background(), points[0], volume.XDPAuto, first, prog)
+		_, err = d.Attach(ctx, points[0], volume.XDPAuto, e.Member, prog)
 		return err
 	case "detach":
-		return d.Detach(context.Background(), first.Volume)
+		return d.Detach(ctx, e.Member.Volume)
+	case "recover":
+		return d.Recover(ctx)
 	}
-	return errors.New("unknown role")
+	return errors.New("unknown errand")
 }

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dispatcher
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+)
+
+// newCounter makes a map of two numbers.
+func newCounter(name string) (*ebpf.Map, error) {
+	return ebpf.NewMap(&ebpf.MapSpec{Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 2})
+}
+
+// countOne adds one to a number of a map. R0 to R5 are lost.
+func countOne(name string, key int64) asm.Instructions {
+	done := fmt.Sprintf("counted_%s_%d", name, key)
+	return asm.Instructions{
+		asm.StoreImm(asm.RFP, -4, key, asm.Word),
+		asm.Mov.Reg(asm.R2, asm.RFP),
+		asm.Add.Imm(asm.R2, -4),
+		asm.LoadMapPtr(asm.R1, 0).WithReference(name),
+		asm.FnMapLookupElem.Call(),
+		asm.JEq.Imm(asm.R0, 0, done),
+		asm.Mov.Imm(asm.R1, 1),
+		asm.AddAtomic.Mem(asm.R0, asm.R1, asm.DWord, 0),
+		asm.Mov.Imm(asm.R0, 0).WithSymbol(done),
+	}
+}
+
+func programSpec(typ ebpf.ProgramType, name string, insns asm.Instructions) *ebpf.ProgramSpec {
+	attach := ebpf.AttachNone
+	if typ == ebpf.XDP {
+		attach = ebpf.AttachXDP
+	}
+	insns[0] = insns[0].WithSymbol(name)
+	return &ebpf.ProgramSpec{Name: name, Type: typ, AttachType: attach, License: "GPL", Instructions: insns}
+}
+
+// loadProgram loads a program alone, as package loader does.
+func loadProgram(spec *ebpf.ProgramSpec, maps map[string]*ebpf.Map) (Program, error) {
+	alone := spec.Copy()
+	for name, m := range maps {
+		if err := alone.Instructions.AssociateMap(name, m); err != nil && !errors.Is(err, asm.ErrUnreferencedSymbol) {
+			return Program{}, err
+		}
+	}
+	prog, err := ebpf.NewProgram(alone)
+	return Program{Program: prog, Spec: spec, Maps: maps}, err
+}
+
+// newProgram makes a program that counts its packets and returns a verdict.
+func newProgram(typ ebpf.ProgramType, name string, verdict int32) (Program, *ebpf.Map, error) {
+	packets, err := newCounter("packets")
+	if err != nil {
+		return Program{}, nil, err
+	}
+	insns := append(countOne("packets", 0), asm.Mov.Imm(asm.R0, verdict), asm.Return())
+	prog, err := loadProgram(programSpec(typ, name, insns), map[string]*ebpf.Map{"packets": packets})
+	if err != nil {
+		packets.Close()
+		return Program{}, nil, err
+	}
+	return prog, packets, nil
+}
+
+// behindTailCall makes a program that only tail-calls another, so that it needs a slot. Where the call fails, it drops.
+// The caller must close its map "next" and must not close the other before.
+func behindTailCall(name string, prog Program, drop int32) (Program, error) {
+	next, err := ebpf.NewMap(&ebpf.MapSpec{
+		Name: "next", Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: 1,
+		Contents: []ebpf.MapKV{{Key: uint32(0), Value: prog.Program}},
+	})
+	if err != nil {
+		return Program{}, err
+	}
+	slot, err := loadProgram(programSpec(prog.Type(), name, asm.Instructions{
+		asm.LoadMapPtr(asm.R2, 0).WithReference("next"),
+		asm.Mov.Imm(asm.R3, 0),
+		asm.FnTailCall.Call(),
+		asm.Mov.Imm(asm.R0, drop),
+		asm.Return(),
+	}), map[string]*ebpf.Map{"next": next})
+	if err != nil {
+		return Program{}, errors.Join(err, next.Close())
+	}
+	return slot, nil
+}
+
+// load loads a program that is closed at the end of the test.
+func (w *world) load(t testing.TB, name string, insns asm.Instructions, maps map[string]*ebpf.Map) Program {
+	t.Helper()
+	prog, err := loadProgram(programSpec(carriers[w.carrier].typ, name, insns), maps)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	t.Cleanup(func() { prog.Close() })
+	return prog
+}
+
+// program makes a program that counts its packets and returns a verdict.
+func (w *world) program(t testing.TB, name string, verdict int32) (Program, *ebpf.Map) {
+	t.Helper()
+	prog, packets, err := newProgram(carriers[w.carrier].typ, name, verdict)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { prog.Close(); packets.Close() })
+	return prog, packets
+}
+
+// slotted makes a program that does what another does, and needs a slot.
+func (w *world) slotted(t testing.TB, prog Program) Program {
+	t.Helper()
+	slot, err := behindTailCall("slot", prog, carriers[w.carrier].drop)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { slot.Close(); slot.Maps["next"].Close() })
+	return slot
+}
+
+// counter makes a map of two numbers.
+func (w *world) counter(t testing.TB, name string) *ebpf.Map {
+	t.Helper()
+	m, err := newCounter(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Close() })
+	return m
+}
+
+// number reads one of the two numbers of a map.
+func number(t testing.TB, m *ebpf.Map, key uint32) (n uint64) {
+	t.Helper()
+	if err := m.Lookup(key, &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// stampAt begins a program that wants the byte of a datagram's payload that belongs to a stamp: R7 points to it. Other
+// packets pass.
+func (w *world) stampAt(stamp int) asm.Instructions {
+	c := carriers[w.carrier]
+	data, end := int16(0), int16(4) // struct xdp_md
+	if c.typ == ebpf.SchedCLS {
+		data, end = 76, 80 // struct __sk_buff
+	}
+	return asm.Instructions{
+		asm.LoadMem(asm.R7, asm.R1, data, asm.Word),
+		asm.LoadMem(asm.R3, asm.R1, end, asm.Word),
+		asm.Mov.Reg(asm.R4, asm.R7),
+		asm.Add.Imm(asm.R4, int32(headers+stamp+1)),
+		asm.JGT.Reg(asm.R4, asm.R3, "pass"),
+		asm.Add.Imm(asm.R7, int32(headers+stamp)),
+	}
+}
+
+func (w *world) passes() asm.Instructions {
+	return asm.Instructions{asm.Mov.Imm(asm.R0, carriers[w.carrier].pass).WithSymbol("pass"), asm.Return()}
+}
+
+// stamping makes a program that stamps packets.
+func (w *world) stamping(t testing.TB, stamp int) Program {
+	t.Helper()
+	insns := append(w.stampAt(stamp), asm.StoreImm(asm.R7, 0, 1, asm.Byte))
+	return w.load(t, "stamp", append(insns, w.passes()...), nil)
+}
+
+// checking makes a program that counts the packets it meets, and those of them without the stamp, which it takes off.
+func (w *world) checking(t testing.TB, stamp int, seen *ebpf.Map) Program {
+	t.Helper()
+	insns := append(w.stampAt(stamp),
+		asm.LoadMem(asm.R8, asm.R7, 0, asm.Byte),
+		asm.StoreImm(asm.R7, 0, 0, asm.Byte))
+	insns = append(insns, countOne("seen", 0)...)
+	insns = append(insns, asm.JEq.Imm(asm.R8, 1, "pass"))
+	insns = append(insns, countOne("seen", 1)...)
+	return w.load(t, "check", append(insns, w.passes()...), map[string]*ebpf.Map{"seen": seen})
+}
