@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-
-	"github.com/bpfvol/bpfvol/internal/bpftest"
 )
 
 // steady is a member that is always there.
@@ -109,4 +107,63 @@ func TestChangeLosesNoPacketAndNoneMeetsAWrongSet(t *testing.T) {
 	}
 }
 
-var _ = bpftest.Root
+// The kernel empties a program array when the last who knows its name lets go of it, even if a program still runs that
+// calls by it.
+func TestPacketOnItsWayFindsItsSlots(t *testing.T) {
+	eachCarrier(t, func(t *testing.T, w *world) {
+		stays, packets := w.program(t, "stays", carriers[w.carrier].pass)
+		slot := steady
+		slot.ProceedOn = proceedOnPass(w)
+		slow := Member{Volume: slot.Volume, Program: "linger", Priority: 1, ProceedOn: proceedOnPass(w)}
+		w.mustAttach(t, slot, w.slotted(t, stays))
+		w.mustAttach(t, slow, w.lingering(t, 2*time.Millisecond))
+		other := Member{Volume: "other", Program: "count", Priority: 2, ProceedOn: proceedOnPass(w)}
+		passing, _ := w.program(t, "passing", carriers[w.carrier].pass)
+
+		f := w.flow(t, 0)
+		for range 5 {
+			w.mustAttach(t, other, passing)
+			w.mustDetach(t, other.Volume)
+		}
+		w.mustDetach(t, slot.Volume)
+		sent, lost := f.stop(t)
+		if met := count(t, packets); lost > 0 || met == 0 {
+			t.Errorf("%d of %d packets were lost, %d met the slot", lost, sent, met)
+		}
+	})
+}
+
+// What remains of a change is the plain program of the last member, on the link that was there all the time.
+func TestLastMemberRunsAsItWasLoaded(t *testing.T) {
+	eachCarrier(t, func(t *testing.T, w *world) {
+		stays, packets := w.program(t, "stays", carriers[w.carrier].pass)
+		goes, _ := w.program(t, "goes", carriers[w.carrier].pass)
+		own, err := programID(stays.Program)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.mustAttach(t, steady, stays)
+		link := w.status(t).Link
+		f := w.flow(t, 0)
+		before, after := first, Member{Volume: "after", Program: "count", Priority: 900}
+		before.ProceedOn = proceedOnPass(w)
+		for range 3 {
+			for _, m := range []Member{before, after} {
+				w.mustAttach(t, m, goes)
+				if st := w.status(t); st.Program.ID == own || st.Link != link {
+					t.Errorf("with another member: program %d on link %d, want not %d, and link %d", st.Program.ID, st.Link, own, link)
+				}
+			}
+			w.mustDetach(t, after.Volume)
+			w.mustDetach(t, before.Volume)
+			if st := w.status(t); st.Program.ID != own || st.Link != link || st.Members[0].Way != Plain {
+				t.Errorf("alone again: program %d on link %d, %s, want its own, %d, on link %d", st.Program.ID, st.Link, st.Members[0].Way, own, link)
+			}
+		}
+		sent, lost := f.stop(t)
+		if met := counted(t, packets, sent); lost > 0 || met != sent {
+			t.Errorf("of %d packets, %d met the member that stayed and %d were lost", sent, met, lost)
+		}
+		w.mustDetach(t, steady.Volume)
+	})
+}

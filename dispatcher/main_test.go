@@ -186,6 +186,22 @@ func (w *world) mustDetach(t testing.TB, volume string) {
 	}
 }
 
+// status reads the status of the point.
+func (w *world) status(t testing.TB) PointStatus {
+	t.Helper()
+	all, err := w.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, st := range all {
+		if st.Point == w.point {
+			return st
+		}
+	}
+	t.Fatalf("no status of %s: %+v", w.point, all)
+	return PointStatus{}
+}
+
 // send sends n packets by the point.
 func (w *world) send(t testing.TB, n int) {
 	t.Helper()

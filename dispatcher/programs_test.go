@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 )
 
 // newCounter makes a map of two numbers.
@@ -51,6 +53,38 @@ func loadProgram(spec *ebpf.ProgramSpec, maps map[string]*ebpf.Map) (Program, er
 	}
 	prog, err := ebpf.NewProgram(alone)
 	return Program{Program: prog, Spec: spec, Maps: maps}, err
+}
+
+// lingering makes a program that takes its time with every packet.
+func (w *world) lingering(t testing.TB, d time.Duration) Program {
+	t.Helper()
+	body := asm.Instructions{
+		asm.FnKtimeGetNs.Call(),
+		asm.StoreMem(asm.RFP, -8, asm.R0, asm.DWord),
+		asm.Mov.Imm(asm.R1, 1<<23), // BPF_MAX_LOOPS
+		asm.Instruction{OpCode: asm.LoadImmOp(asm.DWord), Dst: asm.R2, Src: asm.PseudoFunc, Constant: -1}.WithReference("wait"),
+		asm.Mov.Reg(asm.R3, asm.RFP),
+		asm.Add.Imm(asm.R3, -8),
+		asm.Mov.Imm(asm.R4, 0),
+		asm.FnLoop.Call(),
+		asm.Mov.Imm(asm.R0, carriers[w.carrier].pass),
+		asm.Return(),
+	}
+	wait := asm.Instructions{
+		asm.Mov.Reg(asm.R6, asm.R2).WithSymbol("wait"),
+		asm.FnKtimeGetNs.Call(),
+		asm.LoadMem(asm.R1, asm.R6, 0, asm.DWord),
+		asm.Sub.Reg(asm.R0, asm.R1),
+		asm.Mov.Reg(asm.R1, asm.R0),
+		asm.Mov.Imm(asm.R0, 1),
+		asm.JGT.Imm(asm.R1, int32(d), "enough"),
+		asm.Mov.Imm(asm.R0, 0),
+		asm.Return().WithSymbol("enough"),
+	}
+	integer := &btf.Int{Name: "int", Size: 4, Encoding: btf.Signed}
+	body[0] = btf.WithFuncMetadata(body[0], &btf.Func{Name: "linger", Linkage: btf.GlobalFunc, Type: &btf.FuncProto{Return: integer}})
+	wait[0] = btf.WithFuncMetadata(wait[0], &btf.Func{Name: "wait", Linkage: btf.StaticFunc, Type: &btf.FuncProto{Return: integer}})
+	return w.load(t, "linger", append(body, wait...), nil)
 }
 
 // newProgram makes a program that counts its packets and returns a verdict.
