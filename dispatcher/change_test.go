@@ -9,6 +9,9 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+
+	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
 // steady is a member that is always there.
@@ -110,12 +113,17 @@ func TestChangeLosesNoPacketAndNoneMeetsAWrongSet(t *testing.T) {
 // The kernel empties a program array when the last who knows its name lets go of it, even if a program still runs that
 // calls by it.
 func TestPacketOnItsWayFindsItsSlots(t *testing.T) {
-	eachCarrier(t, func(t *testing.T, w *world) {
+	test := func(t *testing.T, w *world, mode volume.XDPMode) {
+		if carriers[w.carrier].classic {
+			w.holdQdisc(t)
+		}
 		stays, packets := w.program(t, "stays", carriers[w.carrier].pass)
 		slot := steady
 		slot.ProceedOn = proceedOnPass(w)
 		slow := Member{Volume: slot.Volume, Program: "linger", Priority: 1, ProceedOn: proceedOnPass(w)}
-		w.mustAttach(t, slot, w.slotted(t, stays))
+		if err := w.attachMode(slot, w.slotted(t, stays), mode); err != nil {
+			t.Fatal(err)
+		}
 		w.mustAttach(t, slow, w.lingering(t, 2*time.Millisecond))
 		other := Member{Volume: "other", Program: "count", Priority: 2, ProceedOn: proceedOnPass(w)}
 		passing, _ := w.program(t, "passing", carriers[w.carrier].pass)
@@ -129,6 +137,23 @@ func TestPacketOnItsWayFindsItsSlots(t *testing.T) {
 		sent, lost := f.stop(t)
 		if met := count(t, packets); lost > 0 || met == 0 {
 			t.Errorf("%d of %d packets were lost, %d met the slot", lost, sent, met)
+		}
+	}
+	eachCarrier(t, func(t *testing.T, w *world) { test(t, w, volume.XDPAuto) })
+	t.Run("xdp generic", func(t *testing.T) { test(t, newWorld(t, "xdp"), volume.XDPGeneric) })
+}
+
+// holdQdisc adds the qdisc for the time of the test. While it comes or goes, the kernel drops what the interface sends
+// (qdisc_graft of net/sched/sch_api.c deactivates the device).
+func (w *world) holdQdisc(t testing.TB) {
+	t.Helper()
+	qdisc := (&site{Dispatcher: w.Dispatcher, Point: w.point}).qdisc()
+	if err := w.here.Do(func() error { return netlink.QdiscAdd(qdisc) }); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.here.Do(func() error { return netlink.QdiscDel(qdisc) }); err != nil {
+			t.Error(err)
 		}
 	})
 }
