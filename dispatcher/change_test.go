@@ -3,6 +3,7 @@
 package dispatcher
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -124,7 +125,7 @@ func TestPacketOnItsWayFindsItsSlots(t *testing.T) {
 		if err := w.attachMode(slot, w.slotted(t, stays), mode); err != nil {
 			t.Fatal(err)
 		}
-		w.mustAttach(t, slow, w.lingering(t, 2*time.Millisecond))
+		w.mustAttach(t, slow, w.lingering(t, 2*time.Millisecond, nil))
 		other := Member{Volume: "other", Program: "count", Priority: 2, ProceedOn: proceedOnPass(w)}
 		passing, _ := w.program(t, "passing", carriers[w.carrier].pass)
 
@@ -141,6 +142,36 @@ func TestPacketOnItsWayFindsItsSlots(t *testing.T) {
 	}
 	eachCarrier(t, func(t *testing.T, w *world) { test(t, w, volume.XDPAuto) })
 	t.Run("xdp generic", func(t *testing.T) { test(t, newWorld(t, "xdp"), volume.XDPGeneric) })
+}
+
+// The same for the program arrays of a member, and of its program that another replaces: who loaded it lets go of it then.
+func TestPacketOnItsWayFindsWhatItsMemberCalls(t *testing.T) {
+	eachCarrier(t, func(t *testing.T, w *world) {
+		if carriers[w.carrier].classic {
+			w.holdQdisc(t)
+		}
+		stays, packets := w.program(t, "stays", carriers[w.carrier].pass)
+		old := w.lingering(t, 2*time.Millisecond, &stays)
+		w.mustAttach(t, first, old)
+		f := w.flow(t, 0)
+		for range 8 {
+			anew := w.lingering(t, 2*time.Millisecond, &stays)
+			w.mustAttach(t, first, anew)
+			if err := errors.Join(old.Close(), old.Maps["next"].Close()); err != nil {
+				t.Error(err)
+			}
+			old = anew
+			time.Sleep(5 * time.Millisecond)
+		}
+		if err := errors.Join(old.Close(), old.Maps["next"].Close()); err != nil {
+			t.Error(err)
+		}
+		w.mustDetach(t, first.Volume)
+		sent, lost := f.stop(t)
+		if met := count(t, packets); lost > 0 || met == 0 {
+			t.Errorf("%d of %d packets were lost, %d met what the member calls", lost, sent, met)
+		}
+	})
 }
 
 // holdQdisc adds the qdisc for the time of the test. While it comes or goes, the kernel drops what the interface sends

@@ -55,10 +55,22 @@ func loadProgram(spec *ebpf.ProgramSpec, maps map[string]*ebpf.Map) (Program, er
 	return Program{Program: prog, Spec: spec, Maps: maps}, err
 }
 
-// lingering makes a program that takes its time with every packet.
-func (w *world) lingering(t testing.TB, d time.Duration) Program {
+// lingering makes a program that takes its time with every packet, and then does what another does if that is given.
+func (w *world) lingering(t testing.TB, d time.Duration, then *Program) Program {
 	t.Helper()
+	var maps map[string]*ebpf.Map
+	var tailCall asm.Instructions
+	if then != nil {
+		maps = w.slotted(t, *then).Maps
+		tailCall = asm.Instructions{
+			asm.Mov.Reg(asm.R1, asm.R6),
+			asm.LoadMapPtr(asm.R2, 0).WithReference("next"),
+			asm.Mov.Imm(asm.R3, 0),
+			asm.FnTailCall.Call(),
+		}
+	}
 	body := asm.Instructions{
+		asm.Mov.Reg(asm.R6, asm.R1),
 		asm.FnKtimeGetNs.Call(),
 		asm.StoreMem(asm.RFP, -8, asm.R0, asm.DWord),
 		asm.Mov.Imm(asm.R1, 1<<23), // BPF_MAX_LOOPS
@@ -67,9 +79,12 @@ func (w *world) lingering(t testing.TB, d time.Duration) Program {
 		asm.Add.Imm(asm.R3, -8),
 		asm.Mov.Imm(asm.R4, 0),
 		asm.FnLoop.Call(),
-		asm.Mov.Imm(asm.R0, carriers[w.carrier].pass),
-		asm.Return(),
 	}
+	result := carriers[w.carrier].pass
+	if then != nil {
+		result = carriers[w.carrier].drop // the call failed
+	}
+	body = append(append(body, tailCall...), asm.Mov.Imm(asm.R0, result), asm.Return())
 	wait := asm.Instructions{
 		asm.Mov.Reg(asm.R6, asm.R2).WithSymbol("wait"),
 		asm.FnKtimeGetNs.Call(),
@@ -84,7 +99,7 @@ func (w *world) lingering(t testing.TB, d time.Duration) Program {
 	integer := &btf.Int{Name: "int", Size: 4, Encoding: btf.Signed}
 	body[0] = btf.WithFuncMetadata(body[0], &btf.Func{Name: "linger", Linkage: btf.GlobalFunc, Type: &btf.FuncProto{Return: integer}})
 	wait[0] = btf.WithFuncMetadata(wait[0], &btf.Func{Name: "wait", Linkage: btf.StaticFunc, Type: &btf.FuncProto{Return: integer}})
-	return w.load(t, "linger", append(body, wait...), nil)
+	return w.load(t, "linger", append(body, wait...), maps)
 }
 
 // newProgram makes a program that counts its packets and returns a verdict.
