@@ -21,6 +21,8 @@ import _ "embed"
 var (
 	//go:embed count.bpf.o
 	count string
+	//go:embed counter.bpf.o
+	counter string
 	//go:embed pass.bpf.o
 	pass string
 	//go:embed pass_bigendian.bpf.o
@@ -48,6 +50,9 @@ var (
 // Programs: count (xdp), count_out (tc), on_exec (tracepoint syscalls/sys_enter_execve).
 // Maps: flows (LRU hash), totals (per-CPU array), execs (hash), events (ring buffer). Variable: sample_rate.
 func Count() []byte { return []byte(count) }
+
+// Counter counts packets and lets them pass. Program: counter (xdp). Map: packets (per-CPU array).
+func Counter() []byte { return []byte(counter) }
 
 // Pass lets packets pass. Programs: pass (xdp, XDP_PASS), pass_tc (tc, TC_ACT_OK).
 func Pass() []byte { return []byte(pass) }

@@ -89,7 +89,7 @@ func testObjectsAreCurrent(t *testing.T, dir string) {
 func TestKernelLoadsObjects(t *testing.T) {
 	bpftest.Root(t)
 	for name, object := range map[string]func() []byte{
-		"count": bpf.Count, "pass": bpf.Pass, "drop": bpf.Drop, "firewall": bpf.Firewall, "hooks": bpf.Hooks, "two": bpf.Two, "types": bpf.Types,
+		"count": bpf.Count, "counter": bpf.Counter, "pass": bpf.Pass, "drop": bpf.Drop, "firewall": bpf.Firewall, "hooks": bpf.Hooks, "two": bpf.Two, "types": bpf.Types,
 		"variables": bpf.Variables,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -8,7 +8,6 @@ import (
 	"math"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -193,12 +192,12 @@ func proceed(kind volume.Kind, proceedOn []volume.Verdict) (codes []int32) {
 	return codes
 }
 
-// descriptors opens the maps of a member.
+// descriptors opens the maps of a member, by their ids, which is quicker than by pins: those keep the maps alive.
 func (l *loading) descriptors(m member) ([]int, error) {
 	fds := make([]int, len(m.MapIDs))
 	for i, id := range m.MapIDs {
 		if l.maps[id] == nil {
-			opened, err := ebpf.LoadPinnedMap(filepath.Join(m.pins(), mapPin+strconv.Itoa(i)), nil)
+			opened, err := ebpf.NewMapFromID(id)
 			if err != nil {
 				return nil, fmt.Errorf("map %.64q: %w", m.Code.Maps[i], err)
 			}

@@ -88,22 +88,31 @@ func (s *site) replacePin(path string, pin func(string) error) error {
 	return os.Rename(fresh, path)
 }
 
+// versioned is a record of any kind.
+type versioned interface{ version() int }
+
+func (r *pointRecord) version() int  { return r.Version }
+func (r *setRecord) version() int    { return r.Version }
+func (r *memberRecord) version() int { return r.Version }
+
 // readRecord reads a record; os.ErrNotExist if there is none.
-func readRecord(path string, record any) error {
+func readRecord(path string, record versioned) error {
 	text, err := readBytes(path)
 	if err != nil {
 		return err
 	}
-	var version struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal(text, &version); err != nil {
+	// What has another shape in another version is an error, too, but the version is decoded all the same.
+	err = json.Unmarshal(text, record)
+	if malformed := (*json.SyntaxError)(nil); errors.As(err, &malformed) {
 		return fmt.Errorf("record: %w", err)
 	}
-	if version.Version != recordVersion {
-		return fmt.Errorf("record has version %d, this bpfvol reads %d; remove the volume with the version that made it", version.Version, recordVersion)
+	if v := record.version(); v != recordVersion {
+		return fmt.Errorf("record has version %d, this bpfvol reads %d; remove the volume with the version that made it", v, recordVersion)
 	}
-	return json.Unmarshal(text, record)
+	if err != nil {
+		return fmt.Errorf("record: %w", err)
+	}
+	return nil
 }
 
 // readBytes is the reverse of pinBytes.
