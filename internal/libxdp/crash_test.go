@@ -14,7 +14,10 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfvol/bpfvol/internal/bpftest"
 )
 
 // The test binary plays the process that is killed: what it is to do, with what, and at which effect it dies.
@@ -249,6 +252,48 @@ func TestIntentOfAnotherNamespaceStays(t *testing.T) {
 	if after := w.pins(t); !slices.Equal(before, after) {
 		t.Errorf("pins are %v, were %v", after, before)
 	}
+	elsewhere.listen(t) // lest the answers that nobody listens meet the program, too
 	elsewhere.meets(t, "the program in the other namespace", theirs)
 	elsewhere.mustRemove(t, theirs.id)
+}
+
+// An interface that moves to another namespace takes its dispatcher along, and keeps its index if nobody has it there. A
+// process that died in a change of ours does not make the others' components fall out of it.
+func TestMovedInterfaceKeepsItsComponents(t *testing.T) {
+	eachStep(t, 12, func(step int) (killed bool) {
+		t.Run(fmt.Sprint("step", step), func(t *testing.T) {
+			w := newWorld(t)
+			w.here.Veth(t, "x0", "x1")
+			w.ifindex = w.here.Index(t, "x0")
+			mine, other := w.program(t, "mine", pass), w.program(t, "other", pass)
+			w.mustAdd(t, other, Options{Run: Run{ProceedOn: onPass}})
+			killed = w.kill(t, "add", mine, step)
+			destination := bpftest.NewNetNS(t)
+			if err := w.here.Do(func() error { return move("x0", destination) }); err != nil {
+				t.Fatal(err)
+			}
+			w.mustRemove(t, mine.id)
+
+			moved := &world{Protocol: w.Protocol, bpffs: w.bpffs, here: destination, ifindex: w.ifindex}
+			if got := moved.running(t); got != "other" {
+				t.Errorf("components are %q, want the other", got)
+			}
+			moved.mustRemove(t, other.id)
+			moved.nothingLeft(t)
+		})
+		return killed
+	})
+}
+
+func move(name string, to *bpftest.NetNS) error {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(to.Path())
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return netlink.LinkSetNsFd(l, int(f.Fd()))
 }

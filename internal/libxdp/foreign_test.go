@@ -121,7 +121,7 @@ func TestForeignProgramStays(t *testing.T) {
 		"hash":           {func(t *testing.T) *ebpf.Program { return impostor(t, dispatcherName, &hash) }, "its map is no configuration"},
 		"huge map":       {func(t *testing.T) *ebpf.Program { return impostor(t, dispatcherName, &huge) }, "its map is no configuration"},
 		"other contents": {func(t *testing.T) *ebpf.Program { return impostor(t, dispatcherName, configMap(make([]byte, size2))) }, "before version 2"},
-		"no pins":        {func(t *testing.T) *ebpf.Program { return impostor(t, dispatcherName, valid) }, "component 0 of libxdp's dispatcher: "},
+		"no pins":        {func(t *testing.T) *ebpf.Program { return impostor(t, dispatcherName, valid) }, "whose components are not pinned in "},
 		"bound to device": {func(t *testing.T) *ebpf.Program {
 			return impostor(t, dispatcherName, configMap(exampleConfig(version3).encode()))
 		}, "bound to its device"},

@@ -84,14 +84,14 @@ func (w *world) attached(t testing.TB) (at attachment) {
 	return at
 }
 
-// pins lists what is below the directory of the protocol.
+// pins lists what is below the directory of the protocol, but for the directory that stays.
 func (w *world) pins(t testing.TB) (paths []string) {
 	t.Helper()
 	err := filepath.WalkDir(w.Dir, func(path string, _ fs.DirEntry, err error) error {
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		if rel, _ := filepath.Rel(w.Dir, path); rel != "." {
+		if rel, _ := filepath.Rel(w.Dir, path); rel != "." && rel != ownDir {
 			paths = append(paths, rel)
 		}
 		return nil
@@ -204,13 +204,19 @@ func (w *world) meets(t testing.TB, what string, p program) {
 	}
 }
 
-// missed checks that the next packets do not meet the program. meets of another program says that they came.
+// missed checks that the next packets do not meet the program, and do meet the others.
 func (w *world) missed(t testing.TB, what string, p program, others ...program) {
 	t.Helper()
 	was := p.now(t)
-	w.send(t, 5)
+	var before []uint64
 	for _, other := range others {
-		w.meets(t, "the one before "+what, other)
+		before = append(before, other.now(t))
+	}
+	w.send(t, 5)
+	for i, other := range others {
+		if n := other.met(t, before[i]+5) - before[i]; n != 5 {
+			t.Errorf("%s: program %d met %d of 5 packets", what, other.id, n)
+		}
 	}
 	if n := p.now(t) - was; n != 0 {
 		t.Errorf("%s met %d packets, want none", what, n)

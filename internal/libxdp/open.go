@@ -54,8 +54,8 @@ func (d *opened) slotsOf() []*slot {
 	return d.slots
 }
 
-// open opens the dispatcher on an interface; nil if there is no program. The caller holds the lock, so what libxdp does
-// about pins is done or has not begun. The caller must close the result.
+// open opens the dispatcher on an interface; nil if there is no program. The caller holds the lock of the protocol, so what
+// libxdp does about pins is done or has not begun. The caller must close the result.
 //
 // Whatever is not as a dispatcher of libxdp is, is a *ForeignError.
 func (p Protocol) open(ifindex int) (*opened, error) {
@@ -93,8 +93,19 @@ func (p Protocol) readComponents(d *opened, ifindex int) error {
 		return errors.New("it is a dispatcher of libxdp that is bound to its device")
 	}
 	d.version = c.version
+	dir := p.dispatchDir(ifindex, d.id)
+	pins, err := readDir(dir)
+	if err != nil {
+		return err
+	}
+	if len(pins) == 0 {
+		return fmt.Errorf("it is a dispatcher of libxdp whose components are not pinned in %s", dir)
+	}
 	for i, sc := range c.slots {
-		s, err := openSlot(filepath.Join(p.dispatchDir(ifindex, d.id), progPin(i)))
+		if !slices.Contains(pins, progPin(i)) && !slices.Contains(pins, linkPin(i)) {
+			continue // taken out without a swap: see unpin
+		}
+		s, err := openSlot(filepath.Join(dir, progPin(i)))
 		if err != nil {
 			return fmt.Errorf("component %d of libxdp's dispatcher: %w", i, err)
 		}
@@ -205,25 +216,40 @@ func dismantle(dir string, reached func(string)) error {
 	return err
 }
 
-// unpin removes the pins of one program from a dispatcher's directory, and the directory if nothing else is in it. The link
-// goes first: what ends it ends the program's part in the dispatcher, which goes on behind the slot.
-func unpin(dir string, id ebpf.ProgramID, reached func(string)) error {
-	names, err := readDir(dir)
+// dispatchDirs are the directories of dispatchers that are, or were, on an interface.
+func (p Protocol) dispatchDirs(ifindex int) (dirs []string, err error) {
+	names, err := readDir(p.dir())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for i := range maxSlots {
-		if !slices.Contains(names, progPin(i)) {
-			continue
+	for _, name := range names {
+		if strings.HasPrefix(name, dispatchPrefix(ifindex)) {
+			dirs = append(dirs, filepath.Join(p.dir(), name))
 		}
+	}
+	return dirs, nil
+}
+
+// slotsWith are the slots of a dispatcher where a program is pinned.
+func slotsWith(dir string, id ebpf.ProgramID) (slots []int) {
+	for i := range maxSlots {
 		s, err := openSlot(filepath.Join(dir, progPin(i)))
 		if err != nil {
-			continue // not ours
+			continue // nothing, or nothing of ours
 		}
 		s.prog.Close()
-		if s.ID != id {
-			continue
+		if s.ID == id {
+			slots = append(slots, i)
 		}
+	}
+	return slots
+}
+
+// unpin removes the pins of one program from a dispatcher's directory, and the directory if nothing else is in it. If that
+// dispatcher runs somewhere, this ends the program's part in it: the slot lets packets go on. libxdp cannot read such a
+// dispatcher; our next change mends it.
+func unpin(dir string, id ebpf.ProgramID, reached func(string)) error {
+	for _, i := range slotsWith(dir, id) {
 		for _, name := range []string{linkPin(i), progPin(i)} {
 			if err := remove(filepath.Join(dir, name)); err != nil {
 				return err
