@@ -334,8 +334,8 @@ func TestRemoveAfterInterfaceIsGone(t *testing.T) {
 	w.mustRemove(t, theirs.id)
 }
 
-// A component that goes without a swap leaves a slot that lets packets go on. xdp-loader cannot make sense of it; we can,
-// and the next change mends it.
+// A component that goes without a swap leaves a slot that lets packets go on. xdp-loader cannot make sense of it; we
+// can, and the next change mends it.
 func TestRemoveWithoutDispatcherEndsTheProgram(t *testing.T) {
 	w := newWorld(t)
 	mine, other := w.program(t, "mine", drop), w.program(t, "other", pass)
@@ -345,6 +345,11 @@ func TestRemoveWithoutDispatcherEndsTheProgram(t *testing.T) {
 	// From another namespace, where the interface is not.
 	elsewhere := &world{Protocol: w.Protocol, bpffs: w.bpffs, here: bpftest.NewNetNS(t), ifindex: w.ifindex}
 	elsewhere.mustRemove(t, mine.id)
+	// The kernel ends a link that nobody holds on a thread of its own.
+	for end, was := time.Now().Add(2*time.Second), other.now(t); other.now(t) == was && time.Now().Before(end); {
+		w.send(t, 1)
+		time.Sleep(time.Millisecond)
+	}
 	w.missed(t, "the removed", mine, other)
 	if got := w.running(t); got != "other" {
 		t.Errorf("components are %q, want the other", got)

@@ -24,8 +24,8 @@ const maxTries = 10
 // that run stay the caller's to close.
 type edit func(running []*slot) (wanted []*slot, changed bool, err error)
 
-// change changes which components run on an interface. The caller holds our lock. mode is for a dispatcher that is yet to
-// be attached.
+// change changes which components run on an interface. The caller holds our lock. mode is for a dispatcher that is yet
+// to be attached.
 func (p Protocol) change(ctx context.Context, ifindex int, mode volume.XDPMode, e edit) error {
 	for range maxTries {
 		if ctx.Err() != nil {
@@ -75,7 +75,8 @@ func (p Protocol) try(ctx context.Context, ifindex int, mode volume.XDPMode, e e
 	return p.swap(ctx, s)
 }
 
-// version is that of the dispatcher that takes the place of another: the same, so that who wrote that one still knows it.
+// version is that of the dispatcher that takes the place of another: the same, so that who wrote that one still knows
+// it.
 func (p Protocol) version(old *opened) uint8 {
 	if old != nil {
 		return old.version
@@ -246,8 +247,9 @@ func (p Protocol) swap(ctx context.Context, s swap) error {
 	return err
 }
 
-// keep makes sure that what was just attached is pinned: xdp-loader clean removes the pins of what is not, and it may have
-// come before the swap. If the interface has another dispatcher by now, its pins are for that one's maker to remove.
+// keep makes sure that what was just attached is pinned: xdp-loader clean removes the pins of what is not, and it may
+// have come before the swap. If the interface has another dispatcher by now, its pins are for that one's maker to
+// remove.
 func (p Protocol) keep(s swap) error {
 	now, err := attached(s.ifindex)
 	if errors.Is(err, ErrNoInterface) || errors.Is(err, ErrForeign) || err == nil && now.id != s.fresh.id {

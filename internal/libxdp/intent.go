@@ -16,8 +16,9 @@ import (
 
 // intent is what a change of ours is about to do to an interface. It is pinned before the change's first effect and
 // unpinned after its last, so one that is found under our lock is that of a process that died. It says which two
-// dispatchers were on the interface, or about to be: whichever is not there now is attached nowhere, and its pins can go.
-// Without it nobody could tell them from those of an interface in another network namespace that has the same index.
+// dispatchers were on the interface, or about to be: whichever is not there now is attached nowhere, and its pins can
+// go. Without it nobody could tell them from those of an interface in another network namespace that has the same
+// index.
 type intent struct {
 	Version int            `json:"version"`
 	Fresh   ebpf.ProgramID `json:"fresh,omitempty"` // the dispatcher that takes the place of

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ownDir is the directory, below that of the protocol, whose flock a change of ours holds from its begin to its end, and
-// which has the intents. It stays when it is empty: a lock on a removed directory excludes nobody.
+// ownDir is the directory, below that of the protocol, whose flock a change of ours holds from its begin to its end,
+// and which has the intents. It stays when it is empty: a lock on a removed directory excludes nobody.
 const ownDir = "bpfvol"
 
 // lockPoll is how often a lock that another holds is tried again.
@@ -36,9 +36,9 @@ func (p Protocol) begin(ctx context.Context, ifindex int) (*os.File, error) {
 	return own, nil
 }
 
-// locked does something to pins under the lock of the protocol (xdp_lock_acquire in lib/libxdp/libxdp.c), which is to be held
-// shortly, and never over a swap: libxdp asks for the interface's program before it asks for the lock, and gives up if the
-// pins of that program are gone when it has it.
+// locked does something to pins under the lock of the protocol (xdp_lock_acquire in lib/libxdp/libxdp.c), which is to
+// be held shortly, and never over a swap: libxdp asks for the interface's program before it asks for the lock, and
+// gives up if the pins of that program are gone when it has it.
 func (p Protocol) locked(ctx context.Context, f func() error) error {
 	theirs, err := lock(ctx, p.dir())
 	if err != nil {

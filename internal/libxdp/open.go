@@ -54,8 +54,8 @@ func (d *opened) slotsOf() []*slot {
 	return d.slots
 }
 
-// open opens the dispatcher on an interface; nil if there is no program. The caller holds the lock of the protocol, so what
-// libxdp does about pins is done or has not begun. The caller must close the result.
+// open opens the dispatcher on an interface; nil if there is no program. The caller holds the lock of the protocol, so
+// what libxdp does about pins is done or has not begun. The caller must close the result.
 //
 // Whatever is not as a dispatcher of libxdp is, is a *ForeignError.
 func (p Protocol) open(ifindex int) (*opened, error) {
@@ -148,8 +148,8 @@ func newSlot(prog *ebpf.Program) (*slot, error) {
 // shortName is how much of a program's name the kernel keeps (BPF_OBJ_NAME_LEN - 1).
 const shortName = 15
 
-// fullName is the name that libxdp takes for a program's (xdp_program__parse_btf): where the kernel may have cut it, that of
-// the function in the program's BTF that begins so, if there is just one or one is no longer.
+// fullName is the name that libxdp takes for a program's (xdp_program__parse_btf): where the kernel may have cut it,
+// that of the function in the program's BTF that begins so, if there is just one or one is no longer.
 func fullName(prog *ebpf.Program, name string) string {
 	if len(name) < shortName {
 		return name
@@ -187,97 +187,4 @@ func programName(id ebpf.ProgramID) string {
 		return ""
 	}
 	return info.Name
-}
-
-// dispatchDir is where the components of a dispatcher are pinned, as protocol.org has it.
-func (p Protocol) dispatchDir(ifindex int, id ebpf.ProgramID) string {
-	return filepath.Join(p.dir(), fmt.Sprintf("%s%d", dispatchPrefix(ifindex), id))
-}
-
-func dispatchPrefix(ifindex int) string { return fmt.Sprintf("dispatch-%d-", ifindex) }
-
-func progPin(i int) string { return slotName(i) + "-prog" }
-func linkPin(i int) string { return slotName(i) + "-link" }
-
-// dismantle removes a dispatcher's pins and their directory, as far as they are there.
-func dismantle(dir string, reached func(string)) error {
-	names, err := readDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if err := remove(filepath.Join(dir, name)); err != nil {
-			return err
-		}
-		reached("removed " + name)
-	}
-	err = remove(dir)
-	reached("removed directory")
-	return err
-}
-
-// dispatchDirs are the directories of dispatchers that are, or were, on an interface.
-func (p Protocol) dispatchDirs(ifindex int) (dirs []string, err error) {
-	names, err := readDir(p.dir())
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range names {
-		if strings.HasPrefix(name, dispatchPrefix(ifindex)) {
-			dirs = append(dirs, filepath.Join(p.dir(), name))
-		}
-	}
-	return dirs, nil
-}
-
-// slotsWith are the slots of a dispatcher where a program is pinned.
-func slotsWith(dir string, id ebpf.ProgramID) (slots []int) {
-	for i := range maxSlots {
-		s, err := openSlot(filepath.Join(dir, progPin(i)))
-		if err != nil {
-			continue // nothing, or nothing of ours
-		}
-		s.prog.Close()
-		if s.ID == id {
-			slots = append(slots, i)
-		}
-	}
-	return slots
-}
-
-// unpin removes the pins of one program from a dispatcher's directory, and the directory if nothing else is in it. If that
-// dispatcher runs somewhere, this ends the program's part in it: the slot lets packets go on. libxdp cannot read such a
-// dispatcher; our next change mends it.
-func unpin(dir string, id ebpf.ProgramID, reached func(string)) error {
-	for _, i := range slotsWith(dir, id) {
-		for _, name := range []string{linkPin(i), progPin(i)} {
-			if err := remove(filepath.Join(dir, name)); err != nil {
-				return err
-			}
-			reached("removed " + name)
-		}
-	}
-	os.Remove(dir) // fails if it is not empty
-	return nil
-}
-
-// readDir returns the names in a directory, sorted; none if it does not exist.
-func readDir(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	names := make([]string, len(entries))
-	for i, e := range entries {
-		names[i] = e.Name()
-	}
-	return names, nil
-}
-
-// remove removes a pin or an empty directory that may be gone.
-func remove(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
-// Packets flow while components come and go on both sides. A counter in front and a dropper at the end stay: each packet
-// must meet both, whatever is between, and none gets by.
+// Packets flow while components come and go on both sides. A counter in front and a dropper at the end stay: each
+// packet must meet both, whatever is between, and none gets by.
 func TestSwapsLetNoPacketThrough(t *testing.T) {
 	for mode, flag := range map[volume.XDPMode]string{volume.XDPNative: "native", volume.XDPGeneric: "skb"} {
 		t.Run(string(mode), func(t *testing.T) {
@@ -92,8 +92,8 @@ func (w *world) listen(t *testing.T) (count func() int) {
 	}
 }
 
-// xdp-loader and we change the same interface at once. It may give up ("not using a dispatcher", when the one that it looked
-// at went away before it got the lock); we do not, and what stays runs all the time.
+// xdp-loader and we change the same interface at once. It may give up ("not using a dispatcher", when the one that it
+// looked at went away before it got the lock); we do not, and what stays runs all the time.
 func TestLoaderAndWeChangeAtOnce(t *testing.T) {
 	w := newWorld(t)
 	front, dropper, middle := w.program(t, "front", pass), w.program(t, "dropper", drop), w.program(t, "middle", pass)
@@ -133,7 +133,7 @@ func TestLoaderAndWeChangeAtOnce(t *testing.T) {
 			}
 		}
 	})
-	for range 40 {
+	for range 20 {
 		if err := w.add(t, middle, Options{Run: Run{Priority: 50, ProceedOn: onPass}}); err != nil {
 			t.Error(err)
 		}
@@ -246,8 +246,8 @@ func TestLostRaceStartsOver(t *testing.T) {
 	w.mustRemove(t, ours.id, other.id)
 }
 
-// swapBehindTheLock replaces the dispatcher by one with the same components, as libxdp may while others hold the lock, and
-// removes the old one's pins, which libxdp does when it has the lock. The caller is in the namespace.
+// swapBehindTheLock replaces the dispatcher by one with the same components, as libxdp may while others hold the lock,
+// and removes the old one's pins, which libxdp does when it has the lock. The caller is in the namespace.
 func (w *world) swapBehindTheLock(t testing.TB) error {
 	t.Helper()
 	old, err := w.open(w.ifindex)
