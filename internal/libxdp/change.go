@@ -24,14 +24,14 @@ const maxTries = 10
 // that run stay the caller's to close.
 type edit func(running []*slot) (wanted []*slot, changed bool, err error)
 
-// change changes which components run on an interface. The caller holds the lock. mode is for a dispatcher that is yet
+// change changes which components run on an interface. The caller holds our lock. mode is for a dispatcher that is yet
 // to be attached.
 func (p Protocol) change(ctx context.Context, ifindex int, mode volume.XDPMode, e edit) error {
 	for range maxTries {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err := p.try(ifindex, mode, e); !errors.Is(err, errRaced) {
+		if err := p.try(ctx, ifindex, mode, e); !errors.Is(err, errRaced) {
 			return err
 		}
 	}
@@ -39,8 +39,12 @@ func (p Protocol) change(ctx context.Context, ifindex int, mode volume.XDPMode, 
 }
 
 // try is change up to the moment when somebody else changes the interface: errRaced.
-func (p Protocol) try(ifindex int, mode volume.XDPMode, e edit) error {
-	old, err := p.open(ifindex)
+func (p Protocol) try(ctx context.Context, ifindex int, mode volume.XDPMode, e edit) error {
+	var old *opened
+	err := p.locked(ctx, func() (err error) {
+		old, err = p.open(ifindex)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -68,10 +72,11 @@ func (p Protocol) try(ifindex int, mode volume.XDPMode, e edit) error {
 		}
 		defer s.fresh.close()
 	}
-	return p.swap(s)
+	return p.swap(ctx, s)
 }
 
-// version is that of the dispatcher that takes the place of another: the same, so that who wrote that one still knows it.
+// version is that of the dispatcher that takes the place of another: the same, so that who wrote that one still knows
+// it.
 func (p Protocol) version(old *opened) uint8 {
 	if old != nil {
 		return old.version
@@ -146,29 +151,39 @@ func build(version uint8, slots []*slot) (_ *built, err error) {
 	return b, nil
 }
 
-// pin pins the components of a dispatcher and their links as protocol.org has it. What fails half-way is the caller's to
-// dismantle.
+// pin pins the components of a dispatcher and their links as protocol.org has it, as far as they are not. What fails
+// half-way is the caller's to dismantle.
 func (b *built) pin(dir string, reached func(string)) error {
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	err := os.Mkdir(dir, 0o700)
+	if err == nil {
+		reached("made directory")
+	} else if !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	reached("made directory")
 	for i, s := range b.slots {
-		if err := b.links[i].Pin(filepath.Join(dir, linkPin(i))); err != nil {
-			return err
-		}
-		reached("pinned " + linkPin(i))
 		// Pinning s.prog itself would move the pin it was loaded from.
-		own, err := s.prog.Clone()
+		prog, err := s.prog.Clone()
 		if err != nil {
 			return err
 		}
-		err = own.Pin(filepath.Join(dir, progPin(i)))
-		own.Close()
-		if err != nil {
-			return err
+		defer prog.Close()
+		for _, p := range []struct {
+			name   string
+			object interface {
+				Pin(string) error
+				Unpin() error
+			}
+		}{{linkPin(i), b.links[i]}, {progPin(i), prog}} {
+			path := filepath.Join(dir, p.name)
+			if _, err := os.Lstat(path); err == nil {
+				continue
+			}
+			// An object remembers where it was pinned, and makes that pin only once.
+			if err := errors.Join(p.object.Unpin(), p.object.Pin(path)); err != nil {
+				return err
+			}
+			reached("pinned " + p.name)
 		}
-		reached("pinned " + progPin(i))
 	}
 	return nil
 }
@@ -182,7 +197,7 @@ type swap struct {
 }
 
 // swap makes the effects of a change, in the order that the package's doc argues for.
-func (p Protocol) swap(s swap) error {
+func (p Protocol) swap(ctx context.Context, s swap) error {
 	netns, err := netnsCookie()
 	if err != nil {
 		return err
@@ -195,13 +210,14 @@ func (p Protocol) swap(s swap) error {
 	if s.fresh != nil {
 		i.Fresh, freshDir = s.fresh.id, p.dispatchDir(s.ifindex, s.fresh.id)
 	}
-	path := filepath.Join(p.dir(), intentName(netns, s.ifindex))
+	path := p.intentPath(netns, s.ifindex)
 	if err := i.pin(path); err != nil {
 		return err
 	}
 	p.reached("pinned intent")
 	if s.fresh != nil {
-		err = s.fresh.pin(freshDir, p.reached)
+		err = p.locked(ctx, func() error { return s.fresh.pin(freshDir, p.reached) })
+		p.reached("pinned all")
 	}
 	if err == nil {
 		err = s.replace()
@@ -212,14 +228,36 @@ func (p Protocol) swap(s swap) error {
 	} else {
 		p.reached("swapped")
 	}
-	if loser != "" {
-		if left := dismantle(loser, p.reached); left != nil {
-			return errors.Join(err, left) // the intent stays, and the next change finishes this one
+	left := p.finally(ctx, func() error {
+		if err == nil && s.fresh != nil {
+			if err := p.keep(s); err != nil {
+				return err
+			}
 		}
+		if loser == "" {
+			return nil
+		}
+		return dismantle(loser, p.reached)
+	})
+	if left != nil {
+		return errors.Join(err, left) // the intent stays, and the next change finishes this one
 	}
 	err = errors.Join(err, remove(path))
 	p.reached("removed intent")
 	return err
+}
+
+// keep makes sure that what was just attached is pinned: xdp-loader clean removes the pins of what is not, and it may
+// have come before the swap. If the interface has another dispatcher by now, its pins are for that one's maker to
+// remove.
+func (p Protocol) keep(s swap) error {
+	now, err := attached(s.ifindex)
+	if errors.Is(err, ErrNoInterface) || errors.Is(err, ErrForeign) || err == nil && now.id != s.fresh.id {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return s.fresh.pin(p.dispatchDir(s.ifindex, s.fresh.id), p.reached)
 }
 
 func (s swap) replace() (err error) {

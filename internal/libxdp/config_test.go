@@ -96,8 +96,8 @@ func TestConfigOfOthersIsRefused(t *testing.T) {
 	}
 }
 
-// Whatever the map of a program that is called a dispatcher holds, what is made of it can be written back, and is read as
-// the same again.
+// Whatever the map of a program that is called a dispatcher holds, what is made of it can be written back, and is read
+// as the same again.
 func FuzzConfig(f *testing.F) {
 	for _, version := range []uint8{version2, version3} {
 		f.Add(exampleConfig(version).encode())

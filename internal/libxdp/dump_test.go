@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// xdpdump attaches fentry and fexit programs, which need BTF of the functions they watch: the dispatcher's entry, and those
-// of the components.
+// xdpdump attaches fentry and fexit programs, which need BTF of the functions they watch: the dispatcher's entry, and
+// those of the components.
 func TestDumpSeesDispatcherAndComponents(t *testing.T) {
 	w := newWorld(t)
 	theirs := w.their(t, "their_pass", "-P", "10")

@@ -19,8 +19,8 @@ const dispatcherName = "xdp_dispatcher"
 func slotName(i int) string { return fmt.Sprintf("prog%d", i) }
 
 // target is the function that component i of n replaces. libxdp lets a component that is alone replace the entry
-// (xdp_multiprog__link_prog), and so its verdict is the packet's, whatever its chain call actions. protocol.org does not
-// say so; but if we did otherwise, what a lone component does would depend on who wrote the dispatcher.
+// (xdp_multiprog__link_prog), and so its verdict is the packet's, whatever its chain call actions. protocol.org does
+// not say so; but if we did otherwise, what a lone component does would depend on who wrote the dispatcher.
 func target(i, n int) string {
 	if n == 1 {
 		return dispatcherName
@@ -45,8 +45,8 @@ func target(i, n int) string {
 //		return RETVAL;
 //	}
 //
-// The slots change the packet by nothing because newer kernels let a program that changes packets only replace a function
-// that does (Linux 6.13, "bpf: check changes_pkt_data property for extension programs", and stable releases).
+// The slots change the packet by nothing because newer kernels let a program that changes packets only replace a
+// function that does (Linux 6.13, "bpf: check changes_pkt_data property for extension programs", and stable releases).
 func generate(name string, actions []uint32, flags uint32) *ebpf.ProgramSpec {
 	insns := asm.Instructions{
 		btf.WithFuncMetadata(asm.Mov.Reg(asm.R6, asm.R1).WithSymbol(name), xdpFunc(name)),

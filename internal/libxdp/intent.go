@@ -3,23 +3,22 @@
 package libxdp
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 
 	"github.com/cilium/ebpf"
 )
 
 // intent is what a change of ours is about to do to an interface. It is pinned before the change's first effect and
-// unpinned after its last, so one that is found under the lock is that of a process that died. It says which two
-// dispatchers were on the interface, or about to be: whichever is not there now is attached nowhere, and its pins can go.
-// Without it nobody could tell them from those of an interface in another network namespace that has the same index.
-//
-// libxdp takes no notice of it: it looks for directories, and by another name (libxdp_clean_references).
+// unpinned after its last, so one that is found under our lock is that of a process that died. It says which two
+// dispatchers were on the interface, or about to be: whichever is not there now is attached nowhere, and its pins can
+// go. Without it nobody could tell them from those of an interface in another network namespace that has the same
+// index.
 type intent struct {
 	Version int            `json:"version"`
 	Fresh   ebpf.ProgramID `json:"fresh,omitempty"` // the dispatcher that takes the place of
@@ -29,9 +28,12 @@ type intent struct {
 // intentVersion is raised when an older reader would misunderstand an intent.
 const intentVersion = 1
 
-func intentName(netns uint64, ifindex int) string { return fmt.Sprintf("bpfvol-%d-%d", netns, ifindex) }
+// intentPath is where the intent for an interface is pinned.
+func (p Protocol) intentPath(netns uint64, ifindex int) string {
+	return filepath.Join(p.dir(), ownDir, fmt.Sprintf("%d-%d", netns, ifindex))
+}
 
-var intentPattern = regexp.MustCompile(`^bpfvol-([0-9]+)-([0-9]+)$`)
+var intentName = regexp.MustCompile(`^([0-9]+)-([0-9]+)$`)
 
 // pin writes the intent as JSON in the one entry of a frozen map: a bpffs holds no files.
 func (i intent) pin(path string) error {
@@ -71,18 +73,18 @@ func readIntent(path string) (intent, error) {
 	return i, nil
 }
 
-// settleAll finishes or undoes the changes in this network namespace whose process died. The caller holds the lock.
-func (p Protocol) settleAll(ifindex int) error {
+// settleAll finishes or undoes the changes in this network namespace whose process died. The caller holds our lock.
+func (p Protocol) settleAll(ctx context.Context, ifindex int) error {
 	netns, err := netnsCookie()
 	if err != nil {
 		return err
 	}
-	names, err := readDir(p.dir())
+	names, err := readDir(filepath.Join(p.dir(), ownDir))
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		found := intentPattern.FindStringSubmatch(name)
+		found := intentName.FindStringSubmatch(name)
 		if found == nil || found[1] != strconv.FormatUint(netns, 10) {
 			continue
 		}
@@ -90,14 +92,14 @@ func (p Protocol) settleAll(ifindex int) error {
 		if err != nil {
 			continue
 		}
-		if err := p.settle(filepath.Join(p.dir(), name), index); err != nil && index == ifindex {
-			return fmt.Errorf("change of libxdp's dispatcher that was cut short: %s: %w", name, err)
+		if err := p.settle(ctx, p.intentPath(netns, index), index); err != nil && index == ifindex {
+			return fmt.Errorf("change of libxdp's dispatcher that was cut short: %w", err)
 		}
 	}
 	return nil
 }
 
-func (p Protocol) settle(path string, ifindex int) error {
+func (p Protocol) settle(ctx context.Context, path string, ifindex int) error {
 	i, err := readIntent(path)
 	if err != nil {
 		return err
@@ -109,11 +111,15 @@ func (p Protocol) settle(path string, ifindex int) error {
 	} else if err != nil && !errors.Is(err, ErrForeign) {
 		return err
 	}
-	for _, id := range slices.DeleteFunc([]ebpf.ProgramID{i.Fresh, i.Old}, func(id ebpf.ProgramID) bool { return id == 0 || id == at.id }) {
-		if err := dismantle(p.dispatchDir(ifindex, id), p.reached); err != nil {
+	for _, id := range []ebpf.ProgramID{i.Fresh, i.Old} {
+		if id == 0 || id == at.id {
+			continue
+		}
+		dir := p.dispatchDir(ifindex, id)
+		if err := p.locked(ctx, func() error { return dismantle(dir, p.reached) }); err != nil {
 			return err
 		}
 	}
-	p.reached("recovered")
+	p.reached("settled")
 	return remove(path)
 }

@@ -15,12 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Load loads an XDP program so that it can be a component of any number of dispatchers. It is loaded against a slot of a
-// dispatcher that nothing runs, and so before there is one to change: its caller can pin it first, and know after a
+// Load loads an XDP program so that it can be a component of any number of dispatchers. It is loaded against a slot of
+// a dispatcher that nothing runs, and so before there is one to change: its caller can pin it first, and know after a
 // crash what may be running.
 //
-// The instructions of spec refer to maps by descriptor. Functions without BTF get some, since the kernel wants it. types
-// may be nil; it is what the kernel's BTF is remembered in. spec stays as it is. The caller must Close the program.
+// The instructions of spec refer to maps by descriptor. Functions without BTF get some, since the kernel wants it.
+// types may be nil; it is what the kernel's BTF is remembered in. spec stays as it is. The caller must Close the
+// program.
 //
 // Errors: ebpf.ErrNotSupported where the kernel refuses any such program, *LoadError where it refuses this one.
 func Load(spec *ebpf.ProgramSpec, types *btf.Cache) (*ebpf.Program, error) {

@@ -158,8 +158,8 @@ func TestNewerVersionIsKept(t *testing.T) {
 	w.mustRemove(t, a.id, b.id)
 }
 
-// Where the kernel looks at what a slot says (see generate), xdp-loader 1.3.1 cannot change a set with a program that changes
-// packets: its slots do not say that they do. It then leaves everything as it is. libxdp has mended this in 1.5.5.
+// Where the kernel looks at what a slot says, xdp-loader 1.3.1 cannot change a set with a program that changes packets:
+// its slots do not say that they do. It then leaves everything as it is. xdp-tools 1.5.5 have mended it.
 func TestPacketChangersMix(t *testing.T) {
 	w := newWorld(t)
 	looks := kernelLooksAtSlots(t, w)
@@ -173,8 +173,8 @@ func TestPacketChangersMix(t *testing.T) {
 	}
 	before := w.mustRead(t)
 	out, err := w.loader(t, "load", "-n", "their_shift", "-P", "40", "veth0", theirFile(t))
-	if refused := err != nil; refused != looks {
-		t.Errorf("xdp-loader load: %v, %s; does the kernel look at slots: %v", err, out, looks)
+	if err != nil && !looks {
+		t.Errorf("xdp-loader load: %v: %s", err, out)
 	}
 	if err == nil {
 		cs := w.mustRead(t).Components

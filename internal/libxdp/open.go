@@ -54,8 +54,8 @@ func (d *opened) slotsOf() []*slot {
 	return d.slots
 }
 
-// open opens the dispatcher on an interface; nil if there is no program. The caller holds the lock, so what libxdp does
-// about pins is done or has not begun. The caller must close the result.
+// open opens the dispatcher on an interface; nil if there is no program. The caller holds the lock of the protocol, so
+// what libxdp does about pins is done or has not begun. The caller must close the result.
 //
 // Whatever is not as a dispatcher of libxdp is, is a *ForeignError.
 func (p Protocol) open(ifindex int) (*opened, error) {
@@ -93,8 +93,19 @@ func (p Protocol) readComponents(d *opened, ifindex int) error {
 		return errors.New("it is a dispatcher of libxdp that is bound to its device")
 	}
 	d.version = c.version
+	dir := p.dispatchDir(ifindex, d.id)
+	pins, err := readDir(dir)
+	if err != nil {
+		return err
+	}
+	if len(pins) == 0 {
+		return fmt.Errorf("it is a dispatcher of libxdp whose components are not pinned in %s", dir)
+	}
 	for i, sc := range c.slots {
-		s, err := openSlot(filepath.Join(p.dispatchDir(ifindex, d.id), progPin(i)))
+		if !slices.Contains(pins, progPin(i)) && !slices.Contains(pins, linkPin(i)) {
+			continue // taken out without a swap: see unpin
+		}
+		s, err := openSlot(filepath.Join(dir, progPin(i)))
 		if err != nil {
 			return fmt.Errorf("component %d of libxdp's dispatcher: %w", i, err)
 		}
@@ -137,8 +148,8 @@ func newSlot(prog *ebpf.Program) (*slot, error) {
 // shortName is how much of a program's name the kernel keeps (BPF_OBJ_NAME_LEN - 1).
 const shortName = 15
 
-// fullName is the name that libxdp takes for a program's (xdp_program__parse_btf): where the kernel may have cut it, that of
-// the function in the program's BTF that begins so, if there is just one or one is no longer.
+// fullName is the name that libxdp takes for a program's (xdp_program__parse_btf): where the kernel may have cut it,
+// that of the function in the program's BTF that begins so, if there is just one or one is no longer.
 func fullName(prog *ebpf.Program, name string) string {
 	if len(name) < shortName {
 		return name
@@ -176,82 +187,4 @@ func programName(id ebpf.ProgramID) string {
 		return ""
 	}
 	return info.Name
-}
-
-// dispatchDir is where the components of a dispatcher are pinned, as protocol.org has it.
-func (p Protocol) dispatchDir(ifindex int, id ebpf.ProgramID) string {
-	return filepath.Join(p.dir(), fmt.Sprintf("%s%d", dispatchPrefix(ifindex), id))
-}
-
-func dispatchPrefix(ifindex int) string { return fmt.Sprintf("dispatch-%d-", ifindex) }
-
-func progPin(i int) string { return slotName(i) + "-prog" }
-func linkPin(i int) string { return slotName(i) + "-link" }
-
-// dismantle removes a dispatcher's pins and their directory, as far as they are there.
-func dismantle(dir string, reached func(string)) error {
-	names, err := readDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if err := remove(filepath.Join(dir, name)); err != nil {
-			return err
-		}
-		reached("removed " + name)
-	}
-	err = remove(dir)
-	reached("removed directory")
-	return err
-}
-
-// unpin removes the pins of one program from a dispatcher's directory, and the directory if nothing else is in it. The link
-// goes first: what ends it ends the program's part in the dispatcher, which goes on behind the slot.
-func unpin(dir string, id ebpf.ProgramID, reached func(string)) error {
-	names, err := readDir(dir)
-	if err != nil {
-		return err
-	}
-	for i := range maxSlots {
-		if !slices.Contains(names, progPin(i)) {
-			continue
-		}
-		s, err := openSlot(filepath.Join(dir, progPin(i)))
-		if err != nil {
-			continue // not ours
-		}
-		s.prog.Close()
-		if s.ID != id {
-			continue
-		}
-		for _, name := range []string{linkPin(i), progPin(i)} {
-			if err := remove(filepath.Join(dir, name)); err != nil {
-				return err
-			}
-			reached("removed " + name)
-		}
-	}
-	os.Remove(dir) // fails if it is not empty
-	return nil
-}
-
-// readDir returns the names in a directory, sorted; none if it does not exist.
-func readDir(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	names := make([]string, len(entries))
-	for i, e := range entries {
-		names[i] = e.Name()
-	}
-	return names, nil
-}
-
-// remove removes a pin or an empty directory that may be gone.
-func remove(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
 }

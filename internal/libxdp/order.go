@@ -9,8 +9,8 @@ import (
 )
 
 // sortSlots puts components in the order in which libxdp would run them (cmp_xdp_programs in lib/libxdp/libxdp.c, for
-// programs that are loaded): by priority, and ties by name, tag and load time. So the order depends on the set alone, and is
-// the same whoever writes the dispatcher next.
+// programs that are loaded): by priority, and ties by name, tag and load time. So the order depends on the set alone,
+// and is the same whoever writes the dispatcher next.
 func sortSlots(slots []*slot) {
 	slices.SortStableFunc(slots, func(a, b *slot) int {
 		return cmp.Or(

@@ -4,9 +4,11 @@ package libxdp
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,8 +17,8 @@ import (
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
-// Packets flow while components come and go on both sides. A counter in front and a dropper at the end stay: each packet
-// must meet both, whatever is between, and none gets by.
+// Packets flow while components come and go on both sides. A counter in front and a dropper at the end stay: each
+// packet must meet both, whatever is between, and none gets by.
 func TestSwapsLetNoPacketThrough(t *testing.T) {
 	for mode, flag := range map[volume.XDPMode]string{volume.XDPNative: "native", volume.XDPGeneric: "skb"} {
 		t.Run(string(mode), func(t *testing.T) {
@@ -90,6 +92,97 @@ func (w *world) listen(t *testing.T) (count func() int) {
 	}
 }
 
+// xdp-loader and we change the same interface at once. It may give up ("not using a dispatcher", when the one that it
+// looked at went away before it got the lock); we do not, and what stays runs all the time.
+func TestLoaderAndWeChangeAtOnce(t *testing.T) {
+	w := newWorld(t)
+	front, dropper, middle := w.program(t, "front", pass), w.program(t, "dropper", drop), w.program(t, "middle", pass)
+	w.mustAdd(t, dropper, Options{Run: Run{Priority: 99, ProceedOn: onPass}})
+	w.mustAdd(t, front, Options{Run: Run{Priority: 1, ProceedOn: onPass}})
+	leaked := w.listen(t)
+	object := theirFile(t)
+	var stop atomic.Bool
+	var others sync.WaitGroup
+	others.Go(func() {
+		for !stop.Load() {
+			w.send(t, 50)
+		}
+	})
+	changes, failures := 0, 0
+	others.Go(func() {
+		for !stop.Load() {
+			changes++
+			if out, err := w.loader(t, "load", "-n", "their_pass", "veth0", object); err != nil {
+				failures++
+				t.Logf("xdp-loader load: %v: %s", err, out)
+				continue
+			}
+			d, err := w.read(t)
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			for _, c := range d.Components {
+				if c.Name != "their_pass" {
+					continue
+				}
+				if out, err := w.loader(t, "unload", "veth0", "-i", strconv.Itoa(int(c.ID))); err != nil {
+					failures++
+					t.Logf("xdp-loader unload: %v: %s", err, out)
+				}
+			}
+		}
+	})
+	for range 20 {
+		if err := w.add(t, middle, Options{Run: Run{Priority: 50, ProceedOn: onPass}}); err != nil {
+			t.Error(err)
+		}
+		if err := w.here.Do(func() error { return w.Remove(t.Context(), w.ifindex, middle.id) }); err != nil {
+			t.Error(err)
+		}
+	}
+	stop.Store(true)
+	others.Wait()
+	t.Logf("xdp-loader failed in %d of %d changes", failures, changes)
+	if failures > changes/2 {
+		t.Error("that is too often")
+	}
+	met := front.now(t)
+	if n := dropper.met(t, met); n != front.now(t) {
+		t.Errorf("of %d packets %d met the dropper", front.now(t), n)
+	}
+	if n := leaked(); n != 0 {
+		t.Errorf("%d packets of %d got by", n, met)
+	}
+	for _, c := range w.mustRead(t).Components {
+		w.mustRemove(t, c.ID)
+	}
+}
+
+// xdp-loader clean takes the pins of a dispatcher that is about to be attached for remains.
+func TestLoaderCleansUpInBetween(t *testing.T) {
+	w := newWorld(t)
+	first, second := w.program(t, "first", pass), w.program(t, "second", pass)
+	w.mustAdd(t, first, Options{Run: Run{ProceedOn: onPass}})
+	disturbed := *w
+	disturbed.step = func(name string) {
+		if name == "pinned all" {
+			w.mustLoader(t, "clean", "veth0")
+		}
+	}
+	disturbed.mustAdd(t, second, Options{Run: Run{ProceedOn: onPass}})
+	want := []string{
+		fmt.Sprintf("0 first %d XDP_PASS", first.id),
+		fmt.Sprintf("0 second %d XDP_PASS", second.id),
+	}
+	w.wantStatus(t, want...)
+	w.mustLoader(t, "clean", "veth0")
+	w.wantStatus(t, want...)
+	w.meets(t, "the first", first)
+	w.meets(t, "the second", second)
+	w.mustRemove(t, first.id, second.id)
+}
+
 // Changes of several callers do not undo each other.
 func TestConcurrentAddsAllRun(t *testing.T) {
 	w := newWorld(t)
@@ -153,8 +246,8 @@ func TestLostRaceStartsOver(t *testing.T) {
 	w.mustRemove(t, ours.id, other.id)
 }
 
-// swapBehindTheLock replaces the dispatcher by one with the same components, as libxdp may while others hold the lock, and
-// removes the old one's pins, which libxdp does when it has the lock. The caller is in the namespace.
+// swapBehindTheLock replaces the dispatcher by one with the same components, as libxdp may while others hold the lock,
+// and removes the old one's pins, which libxdp does when it has the lock. The caller is in the namespace.
 func (w *world) swapBehindTheLock(t testing.TB) error {
 	t.Helper()
 	old, err := w.open(w.ifindex)
