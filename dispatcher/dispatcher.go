@@ -46,7 +46,7 @@
 //  2. its program array is pinned as next-slots, its set as next-set;
 //  3. the link is updated if it still has the old program, or made where there is none: point record pinned, link pinned.
 //     (clsact: filter replaced, or point record pinned and filter added);
-//  4. where the old program has slots, packets that still meet it are waited for;
+//  4. where the old program may tail-call, packets that still meet it are waited for;
 //  5. next-slots and next-set replace slots and set, by renames.
 //
 // A crash before 3 leaves what ran, after 3 what shall run: which of the two it was, the id of the link's program says to

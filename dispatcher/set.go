@@ -29,6 +29,7 @@ type setRecord struct {
 	Program ebpf.ProgramID `json:"program"` // the set runs if this program does
 	Members []placed       `json:"members"`
 	Slots   bool           `json:"slots,omitempty"`   // there is a program array
+	Calls   bool           `json:"calls,omitempty"`   // it may tail-call, by that array or one of a member
 	Counted bool           `json:"counted,omitempty"` // verdicts are counted
 }
 
@@ -144,7 +145,7 @@ func (s *site) isWanted(set setRecord) bool {
 // letPacketsPass waits for packets that still meet a program that tail-calls, once it no longer is what new ones meet: the
 // kernel empties a program array when the last who knows its name lets go of it, though programs still use it.
 func (s *site) letPacketsPass() error {
-	if !s.set.Slots {
+	if !s.set.Calls {
 		return nil
 	}
 	return waitForPackets()
