@@ -83,8 +83,12 @@ func (s *site) qdisc() *netlink.Clsact {
 	}}
 }
 
-// ownsQdisc reports whether the interface's clsact qdisc is ours: about to be made, or made for the other direction.
+// ownsQdisc reports whether the interface's clsact qdisc is ours: made before, about to be made, or made for the other
+// direction.
 func (s *site) ownsQdisc() (bool, error) {
+	if s.record.Qdisc {
+		return true, nil
+	}
 	qdiscs, err := netlink.QdiscList(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: s.IfIndex}})
 	if err != nil && !isGone(err) {
 		return false, fmt.Errorf("%s: list qdiscs: %w", s.Point, err)

@@ -162,7 +162,7 @@ func (d *Dispatcher) Attach(ctx context.Context, p Point, mode volume.XDPMode, m
 			return Attachment{}, err
 		}
 	}
-	if err := s.reconcile(ctx, mode); errors.Is(err, errUnfinished) {
+	if err := s.reconcile(ctx, mode, start); errors.Is(err, errUnfinished) {
 		return Attachment{}, err // the member runs: Detach must find it
 	} else if err != nil {
 		return Attachment{}, errors.Join(err, s.endComponent(ctx, m, own), undo(), s.clearIfEmpty())
@@ -253,12 +253,8 @@ func (d *Dispatcher) detach(ctx context.Context, p Point, volume string) (err er
 		if err := s.removeComponents(ctx, volume); err != nil {
 			return err
 		}
-	} else if _, alive, err := s.running(); err != nil {
+	} else if err := s.reconcile(ctx, "", leaveItSo); err != nil {
 		return err
-	} else if alive {
-		if err := s.reconcile(ctx, ""); err != nil {
-			return err
-		}
 	}
 	return s.unpinMembers(volume)
 }
@@ -286,16 +282,10 @@ func (d *Dispatcher) recover(ctx context.Context, p Point) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	_, alive, err := s.running()
-	switch {
-	case err != nil:
-		return err
-	case len(s.members) == 0:
+	if len(s.members) == 0 {
 		return s.clear()
-	case !alive:
-		return nil // its volumes are told that nothing runs, and go in their own time
 	}
-	if err := s.reconcile(ctx, ""); err != nil {
+	if err := s.reconcile(ctx, "", leaveItSo); err != nil {
 		return err
 	}
 	return errors.Join(s.sweepAll(), s.withdraw())
