@@ -162,7 +162,7 @@ func (s *site) findFilter() (*netlink.BpfFilter, error) {
 func isOurs(f *netlink.BpfFilter) bool { return f != nil && strings.HasPrefix(f.Name, filterName) }
 
 func (clsact) running(s *site) (id ebpf.ProgramID, ok bool, err error) {
-	_, err = inNetNS(s.NetNS, func() error {
+	_, err = s.inNetNS(func() error {
 		f, err := s.findFilter()
 		if isOurs(f) {
 			id, ok = ebpf.ProgramID(f.Id), true
@@ -175,7 +175,7 @@ func (clsact) running(s *site) (id ebpf.ProgramID, ok bool, err error) {
 // swap replaces the filter's program in place (cls_bpf_change). The kernel compares nothing: somebody who replaces a
 // filter by our name between the two steps loses.
 func (clsact) swap(s *site, prog *ebpf.Program, old ebpf.ProgramID) error {
-	found, err := inNetNS(s.NetNS, func() error {
+	found, err := s.inNetNS(func() error {
 		f, err := s.findFilter()
 		if err != nil {
 			return err
@@ -196,7 +196,7 @@ func (clsact) swap(s *site, prog *ebpf.Program, old ebpf.ProgramID) error {
 }
 
 func (clsact) detach(s *site) error {
-	_, err := inNetNS(s.NetNS, func() error {
+	_, err := s.inNetNS(func() error {
 		f, err := s.findFilter()
 		if err != nil {
 			return err

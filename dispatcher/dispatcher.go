@@ -94,6 +94,8 @@ type Dispatcher struct {
 	options Options
 	types   *btf.Cache
 
+	namespaces namespaces
+
 	// classic makes it use clsact where the kernel has TCX. Tests set it.
 	classic bool
 	// step, if not nil, is told of every effect right after it. Tests die in it.
