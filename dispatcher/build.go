@@ -36,11 +36,17 @@ func (b *built) close() {
 func (s *site) build() (*built, error) {
 	run := s.thatRun()
 	if m := run[0]; len(run) == 1 && !s.options.MemberStats && isNeutral(s.Kind, m.ProceedOn) {
+		if err := m.readCode(); err != nil {
+			return nil, err
+		}
 		prog, err := ebpf.LoadPinnedProgram(filepath.Join(m.pins(), progPin), nil)
 		if err != nil {
 			return nil, fmt.Errorf("program %.64q: %w", m.Program, err)
 		}
-		set := setRecord{Version: recordVersion, Program: m.Own, Members: []placed{{Member: m.Member, Own: m.Own, Way: Plain}}}
+		set := setRecord{
+			Version: recordVersion, Program: m.Own, Members: []placed{{Member: m.Member, Own: m.Own, Way: Plain}},
+			Calls: m.Code.Alone != "" || m.Code.Shape().TailCalls,
+		}
 		set.addIdle(s.members[1:])
 		return &built{prog: prog, set: set}, nil
 	}
@@ -144,7 +150,7 @@ func (l *loading) load(why []string) (_ *built, err error) {
 		if b.slots, err = l.fillSlots(slotted, set.Flags()); err != nil {
 			return nil, err
 		}
-		set.Slots, record.Slots = b.slots.FD(), true
+		set.Slots, record.Slots, record.Calls = b.slots.FD(), true, true
 	}
 	defer func() {
 		if err != nil && b.slots != nil {

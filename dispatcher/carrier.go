@@ -91,7 +91,8 @@ func (c bpfLink) running(s *site) (ebpf.ProgramID, bool, error) {
 	return l.program, l.ifindex != 0, l.Close()
 }
 
-// swap is a compare-and-swap by the kernel: it says EPERM where another program than the old one runs.
+// swap is a compare-and-swap by the kernel: it says EPERM where another program than the old one runs, ENOLINK where none
+// does any more.
 func (c bpfLink) swap(s *site, prog *ebpf.Program, old ebpf.ProgramID) error {
 	l, err := c.open(s)
 	if err != nil {
@@ -115,9 +116,12 @@ func (c bpfLink) swap(s *site, prog *ebpf.Program, old ebpf.ProgramID) error {
 		return fmt.Errorf("%s: link %T cannot be updated", s.Point, l.Link)
 	}
 	err = updater.UpdateArgs(link.RawLinkUpdateOptions{New: prog, Old: was, Flags: unix.BPF_F_REPLACE})
+	if err != nil {
+		if now, alive, lookErr := c.running(s); lookErr == nil && (now != old || !alive) {
+			return errRaced
+		}
+	}
 	switch {
-	case errors.Is(err, unix.EPERM) && l.program != old:
-		return errRaced
 	case errors.Is(err, unix.ERANGE):
 		return fmt.Errorf("%s: the interface's MTU needs programs that take packets in fragments, and one here does not; "+
 			"compile it with SEC(\"xdp.frags\") or lower the MTU: %w by the interface's driver", s.Point, ebpf.ErrNotSupported)
@@ -154,6 +158,9 @@ func (s *site) keep(l link.Link, r pointRecord) error {
 	defer l.Close()
 	s.reached("link made")
 	if err := s.pinPoint(r); err != nil {
+		return err
+	}
+	if err := remove(s.pin(linkPin)); err != nil { // of one that somebody ended
 		return err
 	}
 	if err := l.Pin(s.pin(linkPin)); err != nil {

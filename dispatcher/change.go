@@ -23,12 +23,24 @@ var errRaced = errors.New("somebody else changed what runs")
 // point next tries again.
 var errUnfinished = errors.New("changed, but something old is left")
 
-// reconcile makes run what the members say, of whom there is at least one. mode is for XDP where nothing runs yet.
-func (s *site) reconcile(ctx context.Context, mode volume.XDPMode) error {
+// whereNothingRuns is what reconcile does there. Only the caller of Attach is sure to be in the network namespace of the
+// point, and what has ended is not started for others: the volumes are told, and go in their own time.
+type whereNothingRuns bool
+
+const (
+	start     whereNothingRuns = true
+	leaveItSo whereNothingRuns = false
+)
+
+// reconcile makes run what the members say, of whom there is at least one. mode is for XDP where it starts.
+func (s *site) reconcile(ctx context.Context, mode volume.XDPMode, otherwise whereNothingRuns) error {
 	for range maxRaces {
 		running, alive, err := s.running()
 		if err != nil {
 			return err
+		}
+		if !alive && otherwise == leaveItSo {
+			return nil
 		}
 		if s.record.Carrier == carrierLibxdp || !alive && s.Kind == volume.KindXDP && s.options.LibXDP {
 			return s.joinLibxdp(ctx, mode)

@@ -83,8 +83,12 @@ func (s *site) qdisc() *netlink.Clsact {
 	}}
 }
 
-// ownsQdisc reports whether the interface's clsact qdisc is ours: about to be made, or made for the other direction.
+// ownsQdisc reports whether the interface's clsact qdisc is ours: made before, about to be made, or made for the other
+// direction.
 func (s *site) ownsQdisc() (bool, error) {
+	if s.record.Qdisc {
+		return true, nil
+	}
 	qdiscs, err := netlink.QdiscList(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: s.IfIndex}})
 	if err != nil && !isGone(err) {
 		return false, fmt.Errorf("%s: list qdiscs: %w", s.Point, err)
@@ -158,7 +162,7 @@ func (s *site) findFilter() (*netlink.BpfFilter, error) {
 func isOurs(f *netlink.BpfFilter) bool { return f != nil && strings.HasPrefix(f.Name, filterName) }
 
 func (clsact) running(s *site) (id ebpf.ProgramID, ok bool, err error) {
-	_, err = inNetNS(s.NetNS, func() error {
+	_, err = s.inNetNS(func() error {
 		f, err := s.findFilter()
 		if isOurs(f) {
 			id, ok = ebpf.ProgramID(f.Id), true
@@ -171,7 +175,7 @@ func (clsact) running(s *site) (id ebpf.ProgramID, ok bool, err error) {
 // swap replaces the filter's program in place (cls_bpf_change). The kernel compares nothing: somebody who replaces a
 // filter by our name between the two steps loses.
 func (clsact) swap(s *site, prog *ebpf.Program, old ebpf.ProgramID) error {
-	found, err := inNetNS(s.NetNS, func() error {
+	found, err := s.inNetNS(func() error {
 		f, err := s.findFilter()
 		if err != nil {
 			return err
@@ -192,7 +196,7 @@ func (clsact) swap(s *site, prog *ebpf.Program, old ebpf.ProgramID) error {
 }
 
 func (clsact) detach(s *site) error {
-	_, err := inNetNS(s.NetNS, func() error {
+	_, err := s.inNetNS(func() error {
 		f, err := s.findFilter()
 		if err != nil {
 			return err

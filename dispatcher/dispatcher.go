@@ -46,7 +46,7 @@
 //  2. its program array is pinned as next-slots, its set as next-set;
 //  3. the link is updated if it still has the old program, or made where there is none: point record pinned, link pinned.
 //     (clsact: filter replaced, or point record pinned and filter added);
-//  4. where the old program has slots, packets that still meet it are waited for;
+//  4. where the old program may tail-call, packets that still meet it are waited for;
 //  5. next-slots and next-set replace slots and set, by renames.
 //
 // A crash before 3 leaves what ran, after 3 what shall run: which of the two it was, the id of the link's program says to
@@ -93,6 +93,8 @@ type Dispatcher struct {
 	root    string
 	options Options
 	types   *btf.Cache
+
+	namespaces namespaces
 
 	// classic makes it use clsact where the kernel has TCX. Tests set it.
 	classic bool
@@ -162,7 +164,7 @@ func (d *Dispatcher) Attach(ctx context.Context, p Point, mode volume.XDPMode, m
 			return Attachment{}, err
 		}
 	}
-	if err := s.reconcile(ctx, mode); errors.Is(err, errUnfinished) {
+	if err := s.reconcile(ctx, mode, start); errors.Is(err, errUnfinished) {
 		return Attachment{}, err // the member runs: Detach must find it
 	} else if err != nil {
 		return Attachment{}, errors.Join(err, s.endComponent(ctx, m, own), undo(), s.clearIfEmpty())
@@ -253,12 +255,8 @@ func (d *Dispatcher) detach(ctx context.Context, p Point, volume string) (err er
 		if err := s.removeComponents(ctx, volume); err != nil {
 			return err
 		}
-	} else if _, alive, err := s.running(); err != nil {
+	} else if err := s.reconcile(ctx, "", leaveItSo); err != nil {
 		return err
-	} else if alive {
-		if err := s.reconcile(ctx, ""); err != nil {
-			return err
-		}
 	}
 	return s.unpinMembers(volume)
 }
@@ -286,16 +284,10 @@ func (d *Dispatcher) recover(ctx context.Context, p Point) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	_, alive, err := s.running()
-	switch {
-	case err != nil:
-		return err
-	case len(s.members) == 0:
+	if len(s.members) == 0 {
 		return s.clear()
-	case !alive:
-		return nil // its volumes are told that nothing runs, and go in their own time
 	}
-	if err := s.reconcile(ctx, ""); err != nil {
+	if err := s.reconcile(ctx, "", leaveItSo); err != nil {
 		return err
 	}
 	return errors.Join(s.sweepAll(), s.withdraw())

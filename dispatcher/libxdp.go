@@ -33,7 +33,7 @@ func (libxdpDispatcher) running(s *site) (id ebpf.ProgramID, ok bool, err error)
 	if err != nil {
 		return 0, false, err
 	}
-	_, err = inNetNS(s.NetNS, func() error {
+	_, err = s.inNetNS(func() error {
 		d, err := s.libxdp().Read(context.Background(), s.IfIndex)
 		if d == nil || err != nil {
 			return err
@@ -76,7 +76,7 @@ func (s *site) joinLibxdp(ctx context.Context, mode volume.XDPMode) error {
 			return err
 		}
 	}
-	found, err := inNetNS(s.NetNS, func() error {
+	found, err := s.inNetNS(func() error {
 		for i := range s.members {
 			if err := s.joinMember(ctx, &s.members[i], mode); err != nil {
 				return fmt.Errorf("%s: %w", s.Point, err)
@@ -220,7 +220,7 @@ func (s *site) removeComponent(ctx context.Context, pin string) error {
 	if id == 0 || err != nil {
 		return err
 	}
-	found, err := inNetNS(s.NetNS, func() error { return s.libxdp().Remove(ctx, s.IfIndex, id) })
+	found, err := s.inNetNS(func() error { return s.libxdp().Remove(ctx, s.IfIndex, id) })
 	if err == nil && !found {
 		err = s.libxdp().Forget(ctx, s.IfIndex, id)
 	}

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,32 +28,58 @@ func netnsCookie() (uint64, error) {
 	return cookie, nil
 }
 
-// inNetNS runs f in the network namespace with a cookie: at once if that is the calling thread's, else on a thread of
-// its own that ends with it. found is false if no process and no mount holds the namespace: then it is gone, or about to.
-func inNetNS(cookie uint64, f func() error) (found bool, err error) {
+// namespaces remembers where each network namespace was found: the search asks every process, which takes tens of
+// milliseconds on a busy node.
+type namespaces struct {
+	mu    sync.Mutex
+	paths map[uint64]string // by cookie
+}
+
+// inNetNS runs f in the network namespace of the point: at once if that is the calling thread's, else on a thread of its
+// own that ends with it. found is false if no process and no mount holds the namespace: then it is gone, or about to.
+func (s *site) inNetNS(f func() error) (found bool, err error) {
 	here, err := netnsCookie()
 	if err != nil {
 		return false, err
 	}
-	if here == cookie {
+	if here == s.NetNS {
 		return true, f()
 	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // never unlocked: the runtime ends a thread whose namespace is unknown
-		for _, path := range netnsPaths() {
-			if enter(path) != nil {
-				continue // gone since it was listed
-			}
-			if now, cookieErr := netnsCookie(); cookieErr == nil && now == cookie {
-				found, err = true, f()
-				return
-			}
+		if found = s.namespaces.enter(s.NetNS); found {
+			err = f()
 		}
 	}()
 	<-done
 	return found, err
+}
+
+// enter moves the calling thread to a namespace. If that cannot be found, the thread may be in any.
+func (n *namespaces) enter(cookie uint64) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if path := n.paths[cookie]; path != "" && cookieOf(path) == cookie {
+		return true
+	}
+	n.paths = map[uint64]string{}
+	for _, path := range netnsPaths() {
+		n.paths[cookieOf(path)] = path
+	}
+	path := n.paths[cookie]
+	return path != "" && cookieOf(path) == cookie
+}
+
+// cookieOf moves the calling thread to the namespace at a path and returns its cookie; 0, which no namespace has, if it is
+// gone since it was listed.
+func cookieOf(path string) uint64 {
+	if enter(path) != nil {
+		return 0
+	}
+	cookie, _ := netnsCookie()
+	return cookie
 }
 
 func enter(path string) error {

@@ -63,9 +63,11 @@ func (w *world) lingering(t testing.TB, d time.Duration, then *Program) Program 
 	if then != nil {
 		maps = w.slotted(t, *then).Maps
 		tailCall = asm.Instructions{
+			asm.FnGetPrandomU32.Call(), // the kernel does not know the index before
+			asm.Mov.Reg(asm.R3, asm.R0),
+			asm.And.Imm(asm.R3, 1),
 			asm.Mov.Reg(asm.R1, asm.R6),
 			asm.LoadMapPtr(asm.R2, 0).WithReference("next"),
-			asm.Mov.Imm(asm.R3, 0),
 			asm.FnTailCall.Call(),
 		}
 	}
@@ -121,8 +123,8 @@ func newProgram(typ ebpf.ProgramType, name string, verdict int32) (Program, *ebp
 // The caller must close its map "next" and must not close the other before.
 func behindTailCall(name string, prog Program, drop int32) (Program, error) {
 	next, err := ebpf.NewMap(&ebpf.MapSpec{
-		Name: "next", Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: 1,
-		Contents: []ebpf.MapKV{{Key: uint32(0), Value: prog.Program}},
+		Name: "next", Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: 2,
+		Contents: []ebpf.MapKV{{Key: uint32(0), Value: prog.Program}, {Key: uint32(1), Value: prog.Program}},
 	})
 	if err != nil {
 		return Program{}, err

@@ -29,6 +29,7 @@ type setRecord struct {
 	Program ebpf.ProgramID `json:"program"` // the set runs if this program does
 	Members []placed       `json:"members"`
 	Slots   bool           `json:"slots,omitempty"`   // there is a program array
+	Calls   bool           `json:"calls,omitempty"`   // it may tail-call, by that array or one of a member
 	Counted bool           `json:"counted,omitempty"` // verdicts are counted
 }
 
@@ -103,13 +104,10 @@ func (s *site) withdraw() error {
 	return errors.Join(remove(s.pin(nextSet)), remove(s.pin(nextSet+newSuffix)), remove(s.pin(nextSlots)), remove(s.pin(nextSlots+newSuffix)))
 }
 
-// commit follows an announced set that has come into force. The kernel empties a program array when its last pin goes
-// though programs still use it, so packets that still meet the old program are waited for.
+// commit follows an announced set that has come into force.
 func (s *site) commit(next setRecord) error {
-	if s.set.Slots {
-		if err := waitForPackets(); err != nil {
-			return err
-		}
+	if err := s.letPacketsPass(); err != nil {
+		return err
 	}
 	if next.Slots {
 		if err := os.Rename(s.pin(nextSlots), s.pin(slotsPin)); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -142,6 +140,15 @@ func (s *site) isWanted(set setRecord) bool {
 	return set.Counted == s.options.MemberStats && slices.EqualFunc(set.Members, s.members, func(p placed, m member) bool {
 		return p.Member.equal(m.Member) && p.Own == m.Own
 	})
+}
+
+// letPacketsPass waits for packets that still meet a program that tail-calls, once it no longer is what new ones meet: the
+// kernel empties a program array when the last who knows its name lets go of it, though programs still use it.
+func (s *site) letPacketsPass() error {
+	if !s.set.Calls {
+		return nil
+	}
+	return waitForPackets()
 }
 
 // waitForPackets returns when no packet meets a program any more that did when it was called. The kernel promises that

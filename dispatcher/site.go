@@ -182,6 +182,9 @@ func (s *site) clear() error {
 	} else if err := remove(s.pin(recordPin + newSuffix)); err != nil {
 		return err
 	}
+	if err := s.letPacketsPass(); err != nil {
+		return err
+	}
 	if err := s.unpinSets(); err != nil {
 		return err
 	}
