@@ -35,7 +35,7 @@ func (b *built) close() {
 // build makes one program of the members of the point, from their pins alone.
 func (s *site) build() (*built, error) {
 	run := s.thatRun()
-	if m := run[0]; len(run) == 1 && !s.options.MemberStats && isNeutral(s.Kind, m.ProceedOn) {
+	if m := run[0]; len(run) == 1 && !s.counted && isNeutral(s.Kind, m.ProceedOn) {
 		if err := m.readCode(); err != nil {
 			return nil, err
 		}
@@ -106,7 +106,7 @@ type loading struct {
 func (s *site) newLoading(run []member) (*loading, error) {
 	l := &loading{site: s, run: run, maps: map[ebpf.MapID]*ebpf.Map{}}
 	l.plan.LongJumps = l.needLongJumps() && longJumps()
-	if s.options.MemberStats {
+	if s.counted {
 		var err error
 		if l.counters, err = s.openCounters(); err != nil {
 			return nil, err
@@ -128,14 +128,14 @@ func (l *loading) close() {
 // load makes the program in which the members with a reason have a slot. The error is the kernel's.
 func (l *loading) load(why []string) (_ *built, err error) {
 	set := l.fuseSet()
-	record := setRecord{Version: recordVersion, Counted: l.options.MemberStats}
+	record := setRecord{Version: recordVersion, Counted: l.counted}
 	var slotted []member
 	for i, m := range l.run {
 		fm := fuse.Member{Code: m.Code, Proceed: proceed(l.Kind, m.ProceedOn), Slot: fuse.Fused, Counter: m.Counter}
 		place := placed{Member: m.Member, Own: m.Own, Way: Fused, Why: why[i]}
 		if why[i] != "" {
 			if len(slotted) == fuse.MaxSlots {
-				return nil, &FullError{Point: l.Point, Member: m.Member, Why: fmt.Sprintf("it needs a slot, since %s, and all %d are taken", why[i], fuse.MaxSlots)}
+				return nil, l.noSlot(why)
 			}
 			fm.Slot, place.Way = len(slotted), Slot
 			slotted = append(slotted, m)
@@ -171,6 +171,18 @@ func (l *loading) load(why []string) (_ *built, err error) {
 	record.addIdle(l.members[len(l.run):])
 	b.set = record
 	return b, nil
+}
+
+// noSlot says, to whom attaches, that more members need a slot than there are. It need not be the one: its arrival may be
+// why another can no longer be fused.
+func (l *loading) noSlot(why []string) error {
+	e := &FullError{Point: l.Point, Member: l.joining, Why: fmt.Sprintf("more than %d programs there would need a slot", fuse.MaxSlots)}
+	for i, m := range l.run {
+		if why[i] != "" && m.same(l.joining) {
+			e.Why = fmt.Sprintf("it needs a slot, since %s, and all %d are taken", why[i], fuse.MaxSlots)
+		}
+	}
+	return e
 }
 
 // fuseSet is the set of the point, still without members.

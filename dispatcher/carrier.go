@@ -123,8 +123,8 @@ func (c bpfLink) swap(s *site, prog *ebpf.Program, old ebpf.ProgramID) error {
 	}
 	switch {
 	case errors.Is(err, unix.ERANGE):
-		return fmt.Errorf("%s: the interface's MTU needs programs that take packets in fragments, and one here does not; "+
-			"compile it with SEC(\"xdp.frags\") or lower the MTU: %w by the interface's driver", s.Point, ebpf.ErrNotSupported)
+		return fmt.Errorf("%s: %w by the interface's driver: with its MTU, every program must take packets in fragments, and one does not; "+
+			"compile it with SEC(\"xdp.frags\") or lower the MTU", s.Point, ebpf.ErrNotSupported)
 	case err != nil:
 		return fmt.Errorf("%s: replace the program: %w", s.Point, err)
 	}

@@ -72,6 +72,9 @@
 //     TestFragmentsNeedEveryMember, TestLicensesAreNotMixed);
 //   - a program that is not ours is neither replaced nor removed (TestForeignXDPProgramStays, TestForeignFilterStays);
 //   - Detach succeeds when interface or namespace are gone (TestDetachAfterInterfaceIsGone, TestDetachAfterNetNSIsGone);
+//   - a point that counts goes on with it whoever changes its members (TestPointCountsOnWhoeverChangesIt);
+//   - an interface is found by the name that it has now (TestLocateFindsTheNameOfNow), and no thread stays where it looked
+//     (TestThreadThatLookedIntoANetNSGoesBack);
 //   - one point's members are changed by one caller at a time (TestConcurrentAttachLetsAllIn);
 //   - nothing is held open: between calls this process has no BPF descriptor (every test, by bpftest.Main).
 package dispatcher
@@ -106,7 +109,9 @@ type Dispatcher struct {
 type Options struct {
 	// Types keeps the kernel's BTF between calls: one for the process. Nil reads it anew.
 	Types *btf.Cache
-	// MemberStats counts what every member returns: MemberStatus.Counts.
+	// MemberStats makes Attach count what every member of the point returns: MemberStatus.Counts. A point that counts goes
+	// on with it whoever changes it later, until Recover of a Dispatcher without MemberStats: the node plugin decides that
+	// for the node, and a command that detaches one member must not decide it for the others.
 	MemberStats bool
 	// LibXDP runs XDP members by libxdp's protocol on every interface, not only on those that have its dispatcher already.
 	LibXDP bool
@@ -157,6 +162,7 @@ func (d *Dispatcher) Attach(ctx context.Context, p Point, mode volume.XDPMode, m
 	if err := s.admit(m, mode); err != nil {
 		return Attachment{}, err
 	}
+	s.joining, s.counted = m, s.options.MemberStats || s.set.Counted
 	undo := func() error { return nil }
 	fresh := !slices.ContainsFunc(s.members, func(have member) bool { return have.same(m) })
 	if !slices.ContainsFunc(s.members, func(have member) bool { return have.equal(m) && have.Own == own }) {
@@ -261,8 +267,8 @@ func (d *Dispatcher) detach(ctx context.Context, p Point, volume string) (err er
 	return s.unpinMembers(volume)
 }
 
-// Recover finishes every change that a crash cut short: what runs is then what the members say. It goes on past points
-// that it cannot read.
+// Recover finishes every change that a crash cut short: what runs is then what the members say, and counts what Options
+// say. It goes on past points that it cannot read.
 func (d *Dispatcher) Recover(ctx context.Context) error {
 	points, err := d.points()
 	if err != nil {
@@ -287,6 +293,7 @@ func (d *Dispatcher) recover(ctx context.Context, p Point) (err error) {
 	if len(s.members) == 0 {
 		return s.clear()
 	}
+	s.counted = s.options.MemberStats
 	if err := s.reconcile(ctx, "", leaveItSo); err != nil {
 		return err
 	}

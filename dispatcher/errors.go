@@ -26,12 +26,16 @@ var (
 // FullError says that a point has no place left for a member.
 type FullError struct {
 	Point  Point
-	Member Member
+	Member Member // who attaches; zero if a program that is there lost its place
 	Why    string
 }
 
 func (e *FullError) Error() string {
-	return fmt.Sprintf("%s: no place for program %.64q: %s; use another interface, or remove a volume from this one", e.Point, e.Member.Program, e.Why)
+	who := ""
+	if e.Member.Program != "" {
+		who = fmt.Sprintf(" for program %.64q", e.Member.Program)
+	}
+	return fmt.Sprintf("%s: no place%s: %s; use another interface, or remove a volume from this one", e.Point, who, e.Why)
 }
 
 // Is makes errors.Is(err, ErrFull) true.

@@ -4,6 +4,7 @@ package dispatcher
 
 import (
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -35,22 +36,35 @@ type namespaces struct {
 	paths map[uint64]string // by cookie
 }
 
-// inNetNS runs f in the network namespace of the point: at once if that is the calling thread's, else on a thread of its
-// own that ends with it. found is false if no process and no mount holds the namespace: then it is gone, or about to.
-func (s *site) inNetNS(f func() error) (found bool, err error) {
+// inNetNS runs f in the network namespace of the point; see namespaces.do.
+func (s *site) inNetNS(f func() error) (found bool, err error) { return s.namespaces.do(s.NetNS, f) }
+
+// do runs f in the network namespace with a cookie: at once if that is the calling thread's, else on another thread. found
+// is false if no process and no mount holds the namespace: then it is gone, or about to.
+func (n *namespaces) do(cookie uint64, f func() error) (found bool, err error) {
 	here, err := netnsCookie()
 	if err != nil {
 		return false, err
 	}
-	if here == s.NetNS {
+	if here == cookie {
 		return true, f()
 	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // never unlocked: the runtime ends a thread whose namespace is unknown
-		if found = s.namespaces.enter(s.NetNS); found {
+		// The runtime ends a thread that it gets back locked, so nothing else runs where it should not. But it keeps the
+		// process's first one, in which a pod's namespace would live on: so whichever thread it is goes back.
+		runtime.LockOSThread()
+		var own *os.File
+		if own, err = os.Open(ownNetNS); err != nil {
+			return
+		}
+		defer own.Close()
+		if found = n.enter(cookie); found {
 			err = f()
+		}
+		if unix.Setns(int(own.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
 		}
 	}()
 	<-done
@@ -82,6 +96,9 @@ func cookieOf(path string) uint64 {
 	return cookie
 }
 
+// ownNetNS is the calling thread's network namespace.
+const ownNetNS = "/proc/thread-self/ns/net"
+
 func enter(path string) error {
 	file, err := os.Open(path)
 	if err != nil {
@@ -94,17 +111,32 @@ func enter(path string) error {
 // netnsPaths lists a path of each network namespace that a process is in or a mount keeps.
 func netnsPaths() []string {
 	var paths, seen []string
-	processes, _ := filepath.Glob("/proc/[0-9]*/ns/net")
-	for _, path := range processes {
-		if inode, err := os.Readlink(path); err == nil && !slices.Contains(seen, inode) {
-			paths, seen = append(paths, path), append(seen, inode)
-		}
-	}
-	mounts, _ := os.ReadFile("/proc/self/mountinfo")
-	for line := range strings.Lines(string(mounts)) {
-		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[3], "net:[") && !slices.Contains(seen, f[3]) {
-			paths, seen = append(paths, f[4]), append(seen, f[3])
+	for _, list := range []iter.Seq2[string, string]{netnsOfProcesses, netnsMounts} {
+		for path, inode := range list {
+			if !slices.Contains(seen, inode) {
+				paths, seen = append(paths, path), append(seen, inode)
+			}
 		}
 	}
 	return paths
+}
+
+// netnsOfProcesses yields a path of every process's network namespace, and what identifies it: "net:[4026531840]".
+func netnsOfProcesses(yield func(path, inode string) bool) {
+	processes, _ := filepath.Glob("/proc/[0-9]*/ns/net")
+	for _, path := range processes {
+		if inode, err := os.Readlink(path); err == nil && !yield(path, inode) {
+			return
+		}
+	}
+}
+
+// netnsMounts yields the network namespaces that are mounted somewhere, as ip netns and container runtimes do.
+func netnsMounts(yield func(path, inode string) bool) {
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[3], "net:[") && !yield(f[4], f[3]) {
+			return
+		}
+	}
 }

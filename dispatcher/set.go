@@ -137,7 +137,7 @@ func (s *site) unpinSets() error {
 
 // isWanted reports whether a set is what the members say.
 func (s *site) isWanted(set setRecord) bool {
-	return set.Counted == s.options.MemberStats && slices.EqualFunc(set.Members, s.members, func(p placed, m member) bool {
+	return set.Counted == s.counted && slices.EqualFunc(set.Members, s.members, func(p placed, m member) bool {
 		return p.Member.equal(m.Member) && p.Own == m.Own
 	})
 }

@@ -23,6 +23,8 @@ type site struct {
 	record  pointRecord // zero: nothing was attached
 	members []member    // complete ones, in the order they run
 	set     setRecord   // what runs; zero: nothing
+	counted bool        // verdicts are to be counted; as they are until somebody with another opinion changes it
+	joining Member      // who attaches; zero: nobody
 }
 
 const (
@@ -130,7 +132,11 @@ func (s *site) read() error {
 	if err := s.readMembers(); err != nil {
 		return err
 	}
-	return s.readSet()
+	if err := s.readSet(); err != nil {
+		return err
+	}
+	s.counted = s.set.Counted
+	return nil
 }
 
 // readDir returns the names in a directory; none if it does not exist.

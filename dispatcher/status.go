@@ -42,19 +42,19 @@ type Loaded struct {
 }
 
 // Status reads every point back from its pins and the kernel, sorted by interface. A point that is being changed is
-// waited for.
+// waited for. One that cannot be read is an error, and hides no other.
 func (d *Dispatcher) Status() ([]PointStatus, error) {
 	points, err := d.points()
 	if err != nil {
 		return nil, err
 	}
 	var all []PointStatus
+	var errs []error
 	for _, p := range points {
 		st, err := d.status(p)
 		if err != nil {
-			return nil, err
-		}
-		if st != nil {
+			errs = append(errs, err)
+		} else if st != nil {
 			all = append(all, *st)
 		}
 	}
@@ -62,7 +62,7 @@ func (d *Dispatcher) Status() ([]PointStatus, error) {
 		return cmp.Or(cmp.Compare(a.NetNS, b.NetNS), cmp.Compare(a.Interface, b.Interface), cmp.Compare(a.IfIndex, b.IfIndex),
 			cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Direction, b.Direction))
 	})
-	return all, nil
+	return all, errors.Join(errs...)
 }
 
 func (d *Dispatcher) status(p Point) (_ *PointStatus, err error) {

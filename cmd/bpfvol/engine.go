@@ -32,6 +32,14 @@ func (o *stateOptions) look() *node.Engine {
 	return node.Look(node.Options{StateDir: o.stateDir, BPFFSDir: o.bpffsDir})
 }
 
+// statsOptions are about what is counted of programs that share a point.
+type statsOptions struct{ memberStats bool }
+
+func (o *statsOptions) flags(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&o.memberStats, "member-stats", false,
+		"count packets and results of programs that share XDP or TC; costs nanoseconds per program and packet")
+}
+
 // policyOptions say what the local user may run.
 type policyOptions struct {
 	dir           string

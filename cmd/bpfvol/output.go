@@ -69,3 +69,14 @@ func printable(s string) string {
 	}
 	return b.String()
 }
+
+// word is a name that stands among other words. What could be taken for several, or for something else, is quoted.
+func word(s string) string {
+	odd := func(r rune) bool {
+		return !unicode.IsPrint(r) || unicode.IsSpace(r) || strings.ContainsRune("\"'`\\├└│─", r)
+	}
+	if s == "" || strings.ContainsFunc(s, odd) {
+		return strconv.Quote(s)
+	}
+	return s
+}

@@ -26,6 +26,7 @@ type publishOptions struct {
 	imageOptions
 	policyOptions
 	attributeOptions
+	statsOptions
 	group   int
 	verbose bool
 }
@@ -35,13 +36,17 @@ func (o *publishOptions) flags(cmd *cobra.Command) {
 	o.policyOptions.flags(cmd)
 	o.stateOptions.flags(cmd)
 	o.imageOptions.flags(cmd)
+	o.statsOptions.flags(cmd)
 	cmd.Flags().IntVar(&o.group, "group", -1, "`GID` that alone may read the files; -1 is everyone")
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "print each stage, and the whole verifier log")
 }
 
 const publishLong = `
 The image must be allowed by a policy: a file in --policy-dir with subject local/<user>, or one-off by
---key FILE (signed by this key) or --allow-unsigned.`
+--key FILE (signed by this key) or --allow-unsigned.
+
+With --member-stats, every program at the points where the image attaches is counted from then on, until bpfvol serve
+starts without it.`
 
 func newRun() *cobra.Command {
 	var o publishOptions
@@ -200,7 +205,7 @@ func (o *publishOptions) publish(ctx context.Context, ref, dir string, stderr io
 	pulled := announce(stderr, "pulling %s", ref)
 	defer pulled()
 	engine, err := node.Open(node.Options{
-		StateDir: o.stateDir, BPFFSDir: o.bpffsDir, Images: images, Policies: policies,
+		StateDir: o.stateDir, BPFFSDir: o.bpffsDir, Images: images, Policies: policies, MemberStats: o.memberStats,
 		Reached: func(s node.Stage) {
 			if s == node.StageOpened {
 				pulled()
@@ -247,7 +252,7 @@ func describe(w io.Writer, engine *node.Engine, id string) error {
 		if v.VolumeID != id {
 			continue
 		}
-		fmt.Fprintf(w, "image   %s@%s\nsigner  %s (policy %s)\n", v.Image, v.Digest, printable(v.Signer), v.Policy)
+		fmt.Fprintf(w, "image   %s\nsigner  %s (policy %s)\n", byDigest(v.Image, v.Digest.String()), printable(v.Signer), v.Policy)
 		for _, p := range points {
 			for _, m := range p.Members {
 				if m.VolumeID == id {

@@ -24,6 +24,7 @@ import (
 type serveOptions struct {
 	stateOptions
 	imageOptions
+	statsOptions
 	endpoint   string
 	nodeID     string
 	driverName string
@@ -42,7 +43,11 @@ func newServe() *cobra.Command {
 Serve answers kubelet's CSI calls on a unix socket. Each volume is decided by the policies of --policy-dir:
 without one that allows image, signer, service account and hooks, nothing runs.
 
-SIGTERM lets calls in flight finish and detaches nothing; a restart drops no packet.`),
+SIGTERM lets calls in flight finish and detaches nothing; a restart drops no packet.
+
+With --member-stats, bpfvol status shows what each program returned that shares XDP or TC on an interface with others,
+which the kernel runs as one. Counting costs each of them some nanoseconds a packet: make bench BENCH=dispatcher prints
+how many.`),
 		Example: "  bpfvol serve --node-id $(hostname) --policy-dir /etc/bpfvol/policy.d",
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -58,6 +63,7 @@ SIGTERM lets calls in flight finish and detaches nothing; a restart drops no pac
 	}
 	o.stateOptions.flags(cmd)
 	o.imageOptions.flags(cmd)
+	o.statsOptions.flags(cmd)
 	hostname, _ := os.Hostname()
 	f := cmd.Flags()
 	f.StringVar(&o.endpoint, "endpoint", "unix:///run/bpfvol/csi.sock", "`URL` of the CSI socket")
@@ -94,7 +100,7 @@ func (o *serveOptions) run(ctx context.Context) error {
 	}
 	engine, err := node.Open(node.Options{
 		StateDir: o.stateDir, BPFFSDir: o.bpffsDir, TargetRoot: pods,
-		Images: images, Policies: policies,
+		Images: images, Policies: policies, MemberStats: o.memberStats,
 	})
 	if err != nil {
 		return err

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command demo tells the story of one volume, every step real: a registry, a signed image, the node plugin, kubelet's
-// CSI calls, packets, and a reader without any privilege. It prints DEMO OK only if each step did what it says and
-// nothing is left behind. Run it with `make demo`.
+// CSI calls, packets, a reader without any privilege, and a second volume that shares the interface. It prints DEMO OK
+// only if each step did what it says and nothing is left behind. Run it with `make demo`.
 package main
 
 import (
@@ -139,8 +139,8 @@ func tell(ctx context.Context, bpfvol, reader string) (err error) {
 	defer func() { err = errors.Join(err, unbind(bpf)) }()
 
 	step("The peer sends %d pings; a process with uid 65534 and no capability reads the map", packets)
-	if out, err := exec.CommandContext(ctx, "ip", "netns", "exec", peerNS, "ping", "-q", "-c", fmt.Sprint(packets), "-i", "0.05", nodeIP).CombinedOutput(); err != nil {
-		return fmt.Errorf("ping: %w: %s", err, out)
+	if err := sendPings(ctx); err != nil {
+		return err
 	}
 	if reader, err = filepath.Abs(reader); err != nil {
 		return err
@@ -175,6 +175,11 @@ func tell(ctx context.Context, bpfvol, reader string) (err error) {
 		return fmt.Errorf("root created a file in maps: error is %v", err)
 	}
 	say("root creates a file in maps: %v", errors.Unwrap(err))
+
+	step("Another pod comes, with a firewall on the same interface, before the counter")
+	if err := share(ctx, node, k, bpf); err != nil {
+		return err
+	}
 
 	step("An image that nobody signed")
 	if err := unsigned(ctx, node, k); err != nil {

@@ -48,6 +48,8 @@ var elsewhere = map[string]string{
 	`program "<program>": event "<event>": this machine cannot sample it (<why>); cpu-clock works everywhere`:                                                 "untested: wants a machine without hardware events",
 	`program "<program>": cookie of a raw tracepoint: needs Linux 6.10; leave it out`:                                                                         "untested: wants an older kernel",
 	`program "<program>": this kernel does not <what>; see bpfvol doctor`:                                                                                     "loader: TestProgramTypeThatTheKernelRefusesIsNoVerifierError",
+	`program "<program>": <point>: slot of program "<program>": <why>, not supported beside others; use another interface`:                                    "dispatcher: TestFragmentsNeedEveryMember",
+	`program "<program>": <point>: program "<program>": it cannot run beside libxdp's programs, since <why>: not supported`:                                   "dispatcher: TestLibxdpRefusesWhatItCannotRun",
 	`load: <problem>; see bpfvol doctor`: "loader: TestKconfigIsFilledIn",
 	`<anything else>`:                    "csi: TestCodes",
 }

@@ -6,6 +6,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/bpfvol/bpfvol/bpf"
+	"github.com/bpfvol/bpfvol/bpf/members"
 )
 
 // objectRefusals are about the object, and what the volume asks of it.
@@ -78,8 +79,14 @@ var nodeRefusals = []refusal{
 	{name: "Foreign", attributes: attach(onEth0), arrange: foreign, code: codes.FailedPrecondition,
 		says: `program "count": xdp eth0: program "firewall" (id $N) that is not bpfvol's runs there; detach it first: ip link set dev eth0 xdp off, or end what attached it`,
 	},
-	{name: "SecondMember", attributes: attach(onEth0), arrange: occupied, code: codes.ResourceExhausted,
-		says: `program "count": xdp eth0: program "count" runs there already, and this version attaches one program per hook; use another interface or remove that volume; it belongs to pod team/app-0`,
+	{name: "NoSlotLeft", push: object(members.XDP), attributes: attach("{program: tail_call, xdp: eth0}"), arrange: slotted, code: codes.ResourceExhausted,
+		says: `program "tail_call": xdp eth0: no place for program "tail_call": it needs a slot, since it makes tail calls, and all 32 are taken; use another interface, or remove a volume from this one`,
+	},
+	{name: "AnotherMode", attributes: attach("{program: count, xdp: {interface: eth0, mode: generic}}"), arrange: occupied, code: codes.FailedPrecondition,
+		says: `program "count": xdp eth0: runs in native mode for program "count" and cannot run in generic mode, too; use mode auto, which takes what is there`,
+	},
+	{name: "WithoutFragments", push: object(members.XDP), attributes: attach("{program: counter, xdp: eth0}"), arrange: largePackets, code: codes.FailedPrecondition,
+		says: `program "counter": xdp eth0: not supported by the interface's driver: with its MTU, every program must take packets in fragments, and one does not; compile it with SEC("xdp.frags") or lower the MTU`,
 	},
 	{name: "NoNativeXDP", attributes: attach("{program: count, xdp: {interface: lo, mode: native}}"), code: codes.FailedPrecondition,
 		says: `program "count": xdp lo: native mode: not supported by the interface's driver; use mode auto or generic`,

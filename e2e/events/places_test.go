@@ -5,15 +5,18 @@ package events
 import (
 	"bytes"
 	"debug/elf"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -40,6 +43,35 @@ func foreign(t *testing.T, _ *node, _ *csi.NodePublishVolumeRequest) {
 
 func occupied(t *testing.T, n *node, _ *csi.NodePublishVolumeRequest) {
 	n.published(t, with(attach(onEth0), "image", count))
+}
+
+// slotted takes all slots of eth0, by volumes of the same image.
+func slotted(t *testing.T, n *node, req *csi.NodePublishVolumeRequest) {
+	var attach strings.Builder
+	for _, program := range []string{"tail_call", "tail_call_function", "full_stack", "kconfig"} {
+		fmt.Fprintf(&attach, "- {program: %s, xdp: eth0}\n", program)
+	}
+	for range 32 / 4 {
+		n.published(t, map[string]string{"image": req.VolumeContext["image"], "attach": attach.String()})
+	}
+}
+
+// largePackets makes the packets of eth0 so large that they come in fragments, for a program that takes those.
+func largePackets(t *testing.T, n *node, req *csi.NodePublishVolumeRequest) {
+	mtu := func(bytes int) {
+		for _, name := range []string{"eth0", "eth1"} {
+			l, err := netlink.LinkByName(name)
+			if err == nil {
+				err = netlink.LinkSetMTU(l, bytes)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	mtu(9000)
+	t.Cleanup(func() { mtu(1500) })
+	n.published(t, map[string]string{"image": req.VolumeContext["image"], "attach": "{program: frags, xdp: eth0}"})
 }
 
 // cached publishes and unpublishes the volume, which brings its image into the cache.

@@ -16,6 +16,7 @@
 //   - kill -9 after any stage, then recovery: nothing is left, and a retry works (TestKilledAfterEachStage)
 //   - publishing again with the same arguments changes nothing, with others is refused (TestPublishAgain)
 //   - a volume that cannot be taken away holds up no other one (TestRecoverGoesOnPastAStuckVolume)
+//   - a program that stopped makes its volume unhealthy, and no other (TestHealthSaysWhatIsWrong, TestOneDeadInterfaceOfTwo)
 //   - an idle engine holds no BPF object, so a restart drops no packet (TestIdleEngineHoldsNoBPFObjects)
 package node
 
@@ -80,7 +81,8 @@ type Options struct {
 	Images   *image.Store
 	Policies verify.Policies
 
-	// MemberStats counts what every program at a shared point returns.
+	// MemberStats counts what every program at a shared point returns, at points that are there when Recover is called,
+	// too. Without it, Recover ends the counting.
 	MemberStats bool
 
 	// Reached is called after each stage of a publish, for progress and for tests. May be nil.

@@ -164,7 +164,18 @@ func (f *fixture) request(t testing.TB, image, attach string) Request {
 // publish publishes and takes the volume away with the test.
 func (f *fixture) publish(t testing.TB, req Request) {
 	t.Helper()
-	if err := f.Publish(f.ctx, req); err != nil {
+	f.published(t, req, f.Publish(f.ctx, req))
+}
+
+// publishIn publishes from a network namespace.
+func (f *fixture) publishIn(t testing.TB, ns *bpftest.NetNS, req Request) {
+	t.Helper()
+	f.published(t, req, ns.Do(func() error { return f.Publish(f.ctx, req) }))
+}
+
+func (f *fixture) published(t testing.TB, req Request, err error) {
+	t.Helper()
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -13,171 +13,190 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/bpfvol/bpfvol/dispatcher"
 	"github.com/bpfvol/bpfvol/internal/podfs"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
-// Volume is one volume as List shows it: its record, and whether its target still shows it.
-type Volume struct {
-	Record
-	Mounted bool `json:"mounted"`
-
-	name string // of its record and pins
-}
-
-// PointStatus is one hook at one place with what runs there, in order.
+// PointStatus is one hook at one place with what runs there, in order. Kernel ids are of this moment: a change of
+// membership changes them.
 type PointStatus struct {
-	Point   string         `json:"point"`          // "xdp eth0", "tracepoint syscalls/sys_enter_execve"
-	Mode    string         `json:"mode,omitempty"` // "native", "generic", "tcx", "clsact"
+	Point     string           `json:"point"` // in words: "xdp eth0", "tracepoint syscalls/sys_enter_execve"
+	Hook      string           `json:"hook"`  // as in the attributes: "xdp"
+	Direction volume.Direction `json:"direction,omitempty"`
+	Interface Interface        `json:"interface,omitzero"` // of hooks that have one
+	Mode      string           `json:"mode,omitempty"`     // "native", "generic", "tcx", "clsact"
+	// Program is what the kernel runs for all members, where these share one program.
+	Program LoadedProgram `json:"program,omitzero"`
+	LinkID  uint32        `json:"linkID,omitempty"`
+	// Problem is what is wrong with the point; Severed is for programs: nothing runs there any more.
+	Problem string         `json:"problem,omitempty"`
 	Severed bool           `json:"severed,omitempty"`
 	Members []MemberStatus `json:"members"`
 }
 
-// MemberStatus is one program at a point. Kernel ids are of this moment: a change of membership changes them.
+// LoadedProgram is a program as bpftool shows it.
+type LoadedProgram struct {
+	ID   uint32 `json:"id"`
+	Name string `json:"name"`
+}
+
+// MemberStatus is one program at a point.
 type MemberStatus struct {
 	Program   string           `json:"program"`
 	Priority  *int             `json:"priority,omitempty"`
 	ProceedOn []volume.Verdict `json:"proceedOn,omitempty"`
 	VolumeID  string           `json:"volumeID"`
 	Pod       Pod              `json:"pod,omitzero"`
-	Image     string           `json:"image"`
-	ProgramID uint32           `json:"programID,omitempty"`
-	LinkID    uint32           `json:"linkID,omitempty"`
-	// Way is how the program runs beside others: plain, fused, or in a slot because of Why. Empty where the kernel itself
-	// shares the hook.
+	Image     string           `json:"image"`  // as the volume names it
+	Digest    digest.Digest    `json:"digest"` // what that was
+	// ProgramID is the member's own program, loaded alone. What packets meet is that of the point.
+	ProgramID uint32 `json:"programID,omitempty"`
+	LinkID    uint32 `json:"linkID,omitempty"` // of its own
+	// Way is how the program runs beside others: plain, fused, in a slot, or idle, the latter two because of Why. Empty
+	// where it does not run, and where the kernel itself shares the hook.
 	Way dispatcher.Way `json:"way,omitempty"`
 	Why string         `json:"why,omitempty"`
 	// Counts are the program's results, where they are counted.
 	Counts *dispatcher.Counts `json:"counts,omitempty"`
-	// Runs is how often the program ran; the kernel counts only with sysctl kernel.bpf_stats_enabled=1.
+	// Runs is how often ProgramID ran; the kernel counts only with sysctl kernel.bpf_stats_enabled=1, and not what is fused.
 	Runs uint64 `json:"runs,omitempty"`
 }
 
-// Count returns how many volumes have a record. Unlike List it looks at no volume.
-func (e *Engine) Count() (int, error) {
-	names, err := e.records.names()
-	return len(names), err
-}
-
-// List returns every volume with a record, by id.
-func (e *Engine) List() ([]Volume, error) {
-	names, err := e.records.names()
-	if err != nil {
-		return nil, err
-	}
-	var out []Volume
-	for _, name := range names {
-		rec, err := e.records.read(name)
-		if errors.Is(err, ErrUnknownVolume) {
-			continue // unpublished in the meantime
-		}
-		if err != nil { // Unpublish takes it away all the same; until then it hides no other volume
-			out = append(out, Volume{Record: Record{VolumeID: name, State: stateUnreadable}, name: name})
-			continue
-		}
-		mounted, err := podfs.Mounted(rec.Target)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, Volume{Record: *rec, Mounted: mounted, name: name})
-	}
-	slices.SortFunc(out, func(a, b Volume) int { return strings.Compare(a.VolumeID, b.VolumeID) })
-	return out, nil
-}
-
-// Status returns every point at which a volume's program runs, read from the kernel, by point.
+// Status returns every point at which a volume's program runs, read from the kernel: interfaces first, by name, those of
+// other network namespaces last, then the hooks that have none. What cannot be read is an error, and hides nothing else.
 func (e *Engine) Status() ([]PointStatus, error) {
-	volumes, err := e.List()
+	volumes, err := e.volumes()
 	if err != nil {
 		return nil, err
 	}
+	var errs []error
 	byName := map[string]Record{}
-	points := map[string]*PointStatus{}
-	at := func(point string) *PointStatus {
-		if points[point] == nil {
-			points[point] = &PointStatus{Point: point}
-		}
-		return points[point]
-	}
+	own := map[string]*PointStatus{}
 	for _, v := range volumes {
 		byName[v.name] = v.Record
-		members, err := e.ownLinks(v.name, v.Record)
+		links, err := e.ownLinks(v.name, v.Record)
 		if err != nil {
-			return nil, err
+			errs = append(errs, err)
 		}
-		for point, ms := range members {
-			at(point).Members = append(at(point).Members, ms...)
+		for _, l := range links {
+			p := own[l.program.Point]
+			if p == nil {
+				p = &PointStatus{Point: l.program.Point, Hook: l.program.Hook}
+				own[p.Point] = p
+			}
+			m := owned(v.Record, l.program.Name)
+			m.LinkID, m.ProgramID, m.Runs = uint32(l.id), uint32(l.loaded), runs(l.loaded)
+			p.Members = append(p.Members, m)
 		}
 	}
 	shared, err := e.points.Status()
 	if err != nil {
-		return nil, err
-	}
-	for _, s := range shared {
-		p := at(s.Point.String())
-		p.Mode, p.Severed = cmp.Or(string(s.Mode), s.Carrier), s.Severed
-		for _, m := range s.Members {
-			ms := owned(byName[m.Volume], m.Program)
-			ms.Priority, ms.ProceedOn = &m.Priority, m.ProceedOn
-			ms.LinkID, ms.ProgramID, ms.Runs = uint32(s.Link), uint32(m.Loaded.ID), runs(m.Loaded.ID)
-			ms.Way, ms.Why, ms.Counts = m.Way, m.Why, m.Counts
-			p.Members = append(p.Members, ms)
-		}
+		errs = append(errs, err)
 	}
 	var out []PointStatus
-	for _, p := range points {
+	for _, s := range shared {
+		out = append(out, e.sharedPoint(s, byName))
+	}
+	for _, p := range own {
 		out = append(out, *p)
 	}
-	slices.SortFunc(out, func(a, b PointStatus) int { return cmp.Compare(a.Point, b.Point) })
-	return out, nil
+	slices.SortFunc(out, comparePoints)
+	return out, errors.Join(errs...)
 }
 
-// ownLinks reads the links that a volume pinned for hooks that the kernel itself shares, by point.
-func (e *Engine) ownLinks(name string, rec Record) (map[string][]MemberStatus, error) {
+func (e *Engine) sharedPoint(s dispatcher.PointStatus, records map[string]Record) PointStatus {
+	i, wrong := e.look(s)
+	p := PointStatus{
+		Point: pointAt(s.Point, i), Hook: string(s.Kind), Direction: s.Direction, Interface: i,
+		Mode: cmp.Or(string(s.Mode), s.Carrier), LinkID: uint32(s.Link), Problem: wrong, Severed: s.Severed,
+	}
+	if s.Program.ID != 0 && !s.Severed {
+		p.Program = LoadedProgram{ID: uint32(s.Program.ID), Name: s.Program.Name}
+	}
+	for _, m := range s.Members {
+		rec, ok := records[m.Volume]
+		if !ok {
+			rec.VolumeID = m.Volume // what a crash left, until the node plugin starts
+		}
+		ms := owned(rec, m.Program)
+		ms.Priority, ms.ProceedOn = &m.Priority, m.ProceedOn
+		ms.ProgramID, ms.Runs = uint32(m.Loaded.ID), runs(m.Loaded.ID)
+		ms.Way, ms.Why, ms.Counts = m.Way, m.Why, m.Counts
+		p.Members = append(p.Members, ms)
+	}
+	return p
+}
+
+// comparePoints sorts the hooks of an interface as a packet meets them: xdp, tc ingress, tc egress.
+func comparePoints(a, b PointStatus) int {
+	hook := func(p PointStatus) int {
+		if i := slices.Index(volume.Kinds, volume.Kind(p.Hook)); i >= 0 {
+			return i
+		}
+		return len(volume.Kinds) // unknown, as the record cannot be read
+	}
+	return cmp.Or(compareInterfaces(a.Interface, b.Interface), cmp.Compare(hook(a), hook(b)), -cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.Point, b.Point))
+}
+
+// ownLink is a link that a volume pinned for a hook that the kernel itself shares.
+type ownLink struct {
+	program podfs.Program // as in the record
+	id      link.ID
+	loaded  ebpf.ProgramID
+}
+
+// ownLinks reads the links of a volume, in the order of its record. A pin that is odd is an error, and hides no other.
+func (e *Engine) ownLinks(name string, rec Record) ([]ownLink, error) {
 	dir := filepath.Join(e.pins(name), "links")
 	pins, err := entryNames(dir)
 	if err != nil {
 		return nil, nil //nolint:nilerr // being unpublished
 	}
-	out := map[string][]MemberStatus{}
+	var links []ownLink
+	var errs []error
 	for _, pin := range pins {
-		// attach names a pin <index of the program in the record>-<index of the link>-<program>.
-		parts := strings.SplitN(pin, "-", 3)
-		i, err := strconv.Atoi(parts[0])
-		if err != nil || len(parts) < 3 {
-			return nil, fmt.Errorf("pins: unexpected link %q", pin)
-		}
-		program := podfs.Program{Name: parts[2], Point: "unknown"} // the record cannot be read
-		if i < len(rec.Programs) {
-			program = rec.Programs[i]
-		}
-		l, err := link.LoadPinnedLink(filepath.Join(dir, pin), nil)
+		l, err := readLink(dir, pin, rec)
 		if err != nil {
-			return nil, fmt.Errorf("pins: link %q: %w", pin, err)
+			errs = append(errs, fmt.Errorf("pins: link %q: %w", pin, err))
+			continue
 		}
-		info, err := l.Info()
-		l.Close()
-		if err != nil {
-			return nil, fmt.Errorf("pins: link %q: %w", pin, err)
-		}
-		ms := owned(rec, program.Name)
-		ms.LinkID, ms.ProgramID, ms.Runs = uint32(info.ID), uint32(info.Program), runs(info.Program)
-		out[program.Point] = append(out[program.Point], ms)
+		links = append(links, l)
 	}
-	return out, nil
+	return links, errors.Join(errs...)
+}
+
+// readLink reads a pin. attach named it <index of the program in the record>-<index of the link>-<program>.
+func readLink(dir, pin string, rec Record) (ownLink, error) {
+	parts := strings.SplitN(pin, "-", 3)
+	i, err := strconv.Atoi(parts[0])
+	if err != nil || len(parts) < 3 {
+		return ownLink{}, errors.New("unexpected")
+	}
+	read := ownLink{program: podfs.Program{Name: parts[2], Point: "unknown"}} // the record cannot be read
+	if i >= 0 && i < len(rec.Programs) {
+		read.program = rec.Programs[i]
+	}
+	l, err := link.LoadPinnedLink(filepath.Join(dir, pin), nil)
+	if err != nil {
+		return ownLink{}, err
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		return ownLink{}, err
+	}
+	read.id, read.loaded = info.ID, info.Program
+	return read, nil
 }
 
 func owned(rec Record, program string) MemberStatus {
-	ms := MemberStatus{Program: program, VolumeID: rec.VolumeID, Pod: rec.Pod}
-	if rec.Image != "" {
-		ms.Image = rec.Image + "@" + rec.Digest.String()
-	}
-	return ms
+	return MemberStatus{Program: program, VolumeID: rec.VolumeID, Pod: rec.Pod, Image: rec.Image, Digest: rec.Digest}
 }
 
-// runs is zero where the kernel does not count, which needs no explanation here: `bpfvol status` has the column.
+// runs is how often a program ran; zero where the kernel does not count.
 func runs(id ebpf.ProgramID) uint64 {
 	prog, err := ebpf.NewProgramFromID(id)
 	if err != nil {

@@ -101,6 +101,12 @@ func document() string {
 	p("Each entry has a `program` and one of the hooks below. A hook is a map; where a short form is shown, that string may")
 	p("stand for the map. One entry alone may be written without the list. A hook that this version of bpfvol, or the node's")
 	p("kernel, cannot attach is refused when the volume is published.")
+	p("")
+	p("Programs of any number of volumes share `xdp`, and each direction of `tc`, on an interface. They run in the order of")
+	p("`priority`; the same number is no conflict, the order is then that of the volumes' ids. What a program returns decides:")
+	p("a result in its `proceedOn` lets the next one run, any other ends the chain and is the result. Where none ended it, the")
+	p("result is `pass` (XDP) or `unspec` (TC), for one program alone, too: so others that come do not change what it means. A")
+	p("program sees packets as those before it left them. The other hooks are shared by the kernel itself.")
 	for _, kind := range Kinds {
 		s := newHook(kind).shape()
 		p("")

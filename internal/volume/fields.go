@@ -57,9 +57,9 @@ func (h *XDP) shape() shape {
 	return shape{doc: "the receive path of network interfaces, before the network stack", fields: []field{
 		interfaceField(&h.Interfaces),
 		priorityField(&h.Priority),
-		proceedOnField(&h.ProceedOn, XDPVerdicts),
+		proceedOnField(&h.ProceedOn, XDPVerdicts, ""),
 		{key: "mode", value: choiceValue[XDPMode]{&h.Mode, []XDPMode{XDPAuto, XDPNative, XDPGeneric}},
-			doc: "where the program runs: in the driver (`native`), after it (`generic`), or in the driver if that can do it (`auto`)"},
+			doc: "where the program runs: in the driver (`native`), after it (`generic`), or in the driver if that can do it (`auto`); all programs of an interface share one, and `auto` takes what is there"},
 	}}.shortFirst()
 }
 
@@ -69,7 +69,7 @@ func (h *TC) shape() shape {
 		{key: "direction", value: choiceValue[Direction]{&h.Direction, []Direction{Ingress, Egress}}, required: true, example: "ingress",
 			doc: "which packets the program sees"},
 		priorityField(&h.Priority),
-		proceedOnField(&h.ProceedOn, TCVerdicts),
+		proceedOnField(&h.ProceedOn, TCVerdicts, "; after `unspec` it always does"),
 	}}
 }
 
@@ -239,12 +239,12 @@ func interfaceField(to *[]string) field {
 }
 
 func priorityField(to *int) field {
-	return field{key: "priority", value: intValue{to, 0, maxPriority}, doc: "place among the programs at one point; lower runs first"}
+	return field{key: "priority", value: intValue{to, 0, maxPriority}, doc: "place among the programs that share the point, of all volumes; lower runs first"}
 }
 
-func proceedOnField(to *[]Verdict, codes map[Verdict]int) field {
+func proceedOnField(to *[]Verdict, codes map[Verdict]int, more string) field {
 	return field{key: "proceedOn", value: verdictsValue{to, codes},
-		doc: "results after which the next program runs; any other ends the chain"}
+		doc: "results after which the next program runs" + more + "; any other ends the chain, and is the result"}
 }
 
 func functionField(to *string) field {

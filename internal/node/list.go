@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/bpfvol/bpfvol/internal/podfs"
+)
+
+// Volume is one volume as List shows it: its record, and how it is.
+type Volume struct {
+	Record
+	Mounted bool   `json:"mounted"` // the target shows it
+	Health  Health `json:"health"`
+
+	name string // of its record and pins
+}
+
+// Count returns how many volumes have a record. Unlike List it looks at no volume.
+func (e *Engine) Count() (int, error) {
+	names, err := e.records.names()
+	return len(names), err
+}
+
+// List returns every volume with a record, by id.
+func (e *Engine) List() ([]Volume, error) {
+	volumes, err := e.volumes()
+	if err != nil {
+		return nil, err
+	}
+	points, unread := e.points.Status()
+	for i := range volumes {
+		volumes[i].Health = e.examine(volumes[i], points, unread)
+	}
+	return volumes, nil
+}
+
+// volumes is List without their health.
+func (e *Engine) volumes() ([]Volume, error) {
+	names, err := e.records.names()
+	if err != nil {
+		return nil, err
+	}
+	var out []Volume
+	for _, name := range names {
+		v, err := e.volume(name)
+		if errors.Is(err, ErrUnknownVolume) {
+			continue // unpublished in the meantime
+		} else if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	slices.SortFunc(out, func(a, b Volume) int { return strings.Compare(a.VolumeID, b.VolumeID) })
+	return out, nil
+}
+
+// volume reads one record. One that cannot be read is no error: Unpublish takes the volume away all the same, and until
+// then it hides no other.
+func (e *Engine) volume(name string) (Volume, error) {
+	rec, err := e.records.read(name)
+	if errors.Is(err, ErrUnknownVolume) {
+		return Volume{}, err
+	} else if err != nil {
+		return Volume{Record: Record{VolumeID: name, State: stateUnreadable}, name: name}, nil
+	}
+	mounted, err := podfs.Mounted(rec.Target)
+	return Volume{Record: *rec, Mounted: mounted, name: name}, err
+}
