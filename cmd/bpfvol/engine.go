@@ -32,12 +32,39 @@ func (o *stateOptions) look() *node.Engine {
 	return node.Look(node.Options{StateDir: o.stateDir, BPFFSDir: o.bpffsDir})
 }
 
-// statsOptions are about what is counted of programs that share a point.
-type statsOptions struct{ memberStats bool }
+// pointOptions say how programs share XDP and TC.
+type pointOptions struct {
+	memberStats bool
+	libxdp      bool
+}
 
-func (o *statsOptions) flags(cmd *cobra.Command) {
+func (o *pointOptions) flags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&o.memberStats, "member-stats", false,
 		"count packets and results of programs that share XDP or TC; costs nanoseconds per program and packet")
+	cmd.Flags().Var((*xdpMode)(&o.libxdp), "xdp-mode",
+		"`HOW` XDP programs share an interface: auto fuses them, or joins libxdp's dispatcher where there is one; libxdp always uses its protocol, at most ten programs, for xdp-loader to see")
+	fixed(cmd, "xdp-mode", "auto", "libxdp")
+}
+
+// xdpMode is the flag --xdp-mode: true for libxdp.
+type xdpMode bool
+
+func (*xdpMode) Type() string { return "mode" }
+
+func (m *xdpMode) String() string {
+	if *m {
+		return "libxdp"
+	}
+	return "auto"
+}
+
+func (m *xdpMode) Set(text string) error {
+	switch text {
+	case "auto", "libxdp":
+		*m = text == "libxdp"
+		return nil
+	}
+	return errors.New("use auto or libxdp")
 }
 
 // policyOptions say what the local user may run.

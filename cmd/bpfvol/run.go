@@ -26,7 +26,7 @@ type publishOptions struct {
 	imageOptions
 	policyOptions
 	attributeOptions
-	statsOptions
+	pointOptions
 	group   int
 	verbose bool
 }
@@ -36,7 +36,7 @@ func (o *publishOptions) flags(cmd *cobra.Command) {
 	o.policyOptions.flags(cmd)
 	o.stateOptions.flags(cmd)
 	o.imageOptions.flags(cmd)
-	o.statsOptions.flags(cmd)
+	o.pointOptions.flags(cmd)
 	cmd.Flags().IntVar(&o.group, "group", -1, "`GID` that alone may read the files; -1 is everyone")
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "print each stage, and the whole verifier log")
 }
@@ -205,7 +205,7 @@ func (o *publishOptions) publish(ctx context.Context, ref, dir string, stderr io
 	pulled := announce(stderr, "pulling %s", ref)
 	defer pulled()
 	engine, err := node.Open(node.Options{
-		StateDir: o.stateDir, BPFFSDir: o.bpffsDir, Images: images, Policies: policies, MemberStats: o.memberStats,
+		StateDir: o.stateDir, BPFFSDir: o.bpffsDir, Images: images, Policies: policies, MemberStats: o.memberStats, LibXDP: o.libxdp,
 		Reached: func(s node.Stage) {
 			if s == node.StageOpened {
 				pulled()

@@ -24,7 +24,7 @@ import (
 type serveOptions struct {
 	stateOptions
 	imageOptions
-	statsOptions
+	pointOptions
 	endpoint   string
 	nodeID     string
 	driverName string
@@ -63,7 +63,7 @@ how many.`),
 	}
 	o.stateOptions.flags(cmd)
 	o.imageOptions.flags(cmd)
-	o.statsOptions.flags(cmd)
+	o.pointOptions.flags(cmd)
 	hostname, _ := os.Hostname()
 	f := cmd.Flags()
 	f.StringVar(&o.endpoint, "endpoint", "unix:///run/bpfvol/csi.sock", "`URL` of the CSI socket")
@@ -100,7 +100,7 @@ func (o *serveOptions) run(ctx context.Context) error {
 	}
 	engine, err := node.Open(node.Options{
 		StateDir: o.stateDir, BPFFSDir: o.bpffsDir, TargetRoot: pods,
-		Images: images, Policies: policies, MemberStats: o.memberStats,
+		Images: images, Policies: policies, MemberStats: o.memberStats, LibXDP: o.libxdp,
 	})
 	if err != nil {
 		return err

@@ -71,7 +71,7 @@ func TestCountsGoOnWhenMembersComeAndGo(t *testing.T) {
 	f.opts.MemberStats = false
 	f.restart(t)
 	f.wantCounts(t, map[string]dispatcher.Counts{})
-	wantOrder(t, f, "pass fused", "firewall fused", "count fused")
+	wantOrder(t, f, node, "pass fused", "firewall fused", "count fused")
 }
 
 // wantCounts waits until just so much is counted of every program.

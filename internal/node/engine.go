@@ -31,6 +31,7 @@ import (
 
 	"github.com/bpfvol/bpfvol/dispatcher"
 	"github.com/bpfvol/bpfvol/internal/image"
+	"github.com/bpfvol/bpfvol/internal/libxdp"
 	"github.com/bpfvol/bpfvol/internal/volume"
 	"github.com/bpfvol/bpfvol/verify"
 )
@@ -84,6 +85,8 @@ type Options struct {
 	// MemberStats counts what every program at a shared point returns, at points that are there when Recover is called,
 	// too. Without it, Recover ends the counting.
 	MemberStats bool
+	// LibXDP lets XDP programs share every interface by libxdp's protocol, not only those that have its dispatcher.
+	LibXDP bool
 
 	// Reached is called after each stage of a publish, for progress and for tests. May be nil.
 	Reached func(Stage)
@@ -124,6 +127,11 @@ type Pod struct {
 // Open makes an engine over the given directories and creates them. It changes nothing else: call Recover before
 // the first Publish.
 func Open(opts Options) (*Engine, error) {
+	if opts.LibXDP {
+		if err := libxdp.Supported(); err != nil {
+			return nil, err
+		}
+	}
 	for _, dir := range []string{opts.StateDir, filepath.Join(opts.StateDir, "volumes"), filepath.Join(opts.StateDir, "locks")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("state directory: %w", err)
@@ -146,7 +154,7 @@ func Look(opts Options) *Engine {
 	types := btf.NewCache()
 	return &Engine{
 		opts:    opts,
-		points:  dispatcher.New(filepath.Join(opts.BPFFSDir, "points"), dispatcher.Options{Types: types, MemberStats: opts.MemberStats}),
+		points:  dispatcher.New(filepath.Join(opts.BPFFSDir, "points"), dispatcher.Options{Types: types, MemberStats: opts.MemberStats, LibXDP: opts.LibXDP}),
 		records: records{dir: filepath.Join(opts.StateDir, "volumes")},
 		locks:   locks{dir: filepath.Join(opts.StateDir, "locks")},
 		types:   types,

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfvol/bpfvol/bpf"
+	"github.com/bpfvol/bpfvol/dispatcher"
 	"github.com/bpfvol/bpfvol/internal/bpftest"
 	"github.com/bpfvol/bpfvol/internal/hook"
 	"github.com/bpfvol/bpfvol/internal/podfs"
@@ -247,7 +248,11 @@ func TestXDPVolumeCountsPackets(t *testing.T) {
 
 // A firewall in one volume, of one image, decides what the counter of another volume, of another image, sees.
 func TestVolumesShareAnInterfaceInOrder(t *testing.T) {
-	f := newFixture(t)
+	testSharing(t, newFixture(t), dispatcher.Fused, dispatcher.Plain)
+}
+
+// testSharing wants programs to go one way with another, and one alone.
+func testSharing(t *testing.T, f *fixture, together, alone dispatcher.Way) {
 	a, b := bpftest.Pair(t)
 	counter := f.request(t, f.signed(t, "count", bpf.Count()), "{program: count, xdp: {interface: veth0, priority: 500}}")
 	firewall := f.request(t, f.signed(t, "firewall", bpf.Firewall()), "{program: firewall, xdp: {interface: veth0, priority: 100}}")
@@ -260,32 +265,26 @@ func TestVolumesShareAnInterfaceInOrder(t *testing.T) {
 	b.SendUDP(t, a.Addr, 10) // to the port that the firewall closes
 	counted("10")
 	in(t, a, func() error { return f.Publish(f.ctx, firewall) })
-	wantOrder(t, f, "firewall fused", "count fused")
+	wantOrder(t, f, a, "firewall "+string(together), "count "+string(together))
 	b.SendUDP(t, a.Addr, 7)
 	wantSum(t, firewall.Target, "dropped", 7)
 	counted("10")
 
 	f.restart(t) // a new daemon knows the same
-	if err := f.Unpublish(f.ctx, firewall.VolumeID, firewall.Target); err != nil {
-		t.Fatal(err)
-	}
-	wantOrder(t, f, "count plain")
+	in(t, a, func() error { return f.Unpublish(f.ctx, firewall.VolumeID, firewall.Target) })
+	wantOrder(t, f, a, "count "+string(alone))
 	b.SendUDP(t, a.Addr, 5)
 	counted("15")
-	if err := f.Unpublish(f.ctx, counter.VolumeID, counter.Target); err != nil {
-		t.Fatal(err)
-	}
+	in(t, a, func() error { return f.Unpublish(f.ctx, counter.VolumeID, counter.Target) })
 	f.wantNothing(t, counter)
 	f.wantNothing(t, firewall)
 }
 
 // wantOrder checks what runs at the only point, in order: "program way".
-func wantOrder(t *testing.T, f *fixture, want ...string) {
+func wantOrder(t *testing.T, f *fixture, ns *bpftest.NetNS, want ...string) {
 	t.Helper()
-	points, err := f.Status()
-	if err != nil {
-		t.Fatal(err)
-	}
+	var points []PointStatus
+	in(t, ns, func() (err error) { points, err = f.Status(); return err })
 	var got []string
 	for _, p := range points {
 		for _, m := range p.Members {
