@@ -99,8 +99,9 @@ func document() string {
 	p("## attach")
 	p("")
 	p("Each entry has a `program` and one of the hooks below. A hook is a map; where a short form is shown, that string may")
-	p("stand for the map. One entry alone may be written without the list. A hook that this version of bpfvol, or the node's")
-	p("kernel, cannot attach is refused when the volume is published.")
+	p("stand for the map. One entry alone may be written without the list. A hook that the node's kernel cannot attach is refused")
+	p("when the volume is published; `bpfvol doctor` on the node says which it can. Policies allow `xdp`, `tc` and `tracepoint`")
+	p("unless they name others.")
 	for _, kind := range Kinds {
 		s := newHook(kind).shape()
 		p("")
