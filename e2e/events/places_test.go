@@ -42,6 +42,13 @@ func occupied(t *testing.T, n *node, _ *csi.NodePublishVolumeRequest) {
 	n.published(t, with(attach(onEth0), "image", count))
 }
 
+const onLocalIn = "{program: on_netfilter, netfilter: {family: ipv4, hook: localIn, priority: 7}}"
+
+// priorityTaken publishes the same for another pod.
+func priorityTaken(t *testing.T, n *node, req *csi.NodePublishVolumeRequest) {
+	n.published(t, with(attach(onLocalIn), "image", req.VolumeContext["image"]))
+}
+
 // cached publishes and unpublishes the volume, which brings its image into the cache.
 func cached(t *testing.T, n *node, req *csi.NodePublishVolumeRequest) {
 	if err := n.publish(t, req); err != nil {
