@@ -135,7 +135,7 @@ func (e *Engine) ownLinks(name string, rec Record) (map[string][]MemberStatus, e
 	}
 	out := map[string][]MemberStatus{}
 	for _, pin := range pins {
-		// attach names a pin <index of the program in the record>-<index of the link>-<program>.
+		// linkPin: <index of the program in the record>-<index of the link>-<program>
 		parts := strings.SplitN(pin, "-", 3)
 		i, err := strconv.Atoi(parts[0])
 		if err != nil || len(parts) < 3 {
