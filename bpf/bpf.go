@@ -33,6 +33,10 @@ var (
 	firewall string
 	//go:embed hooks.bpf.o
 	hooks string
+	//go:embed sections.bpf.o
+	sections string
+	//go:embed network.bpf.o
+	network string
 	//go:embed two.bpf.o
 	two string
 	//go:embed pinned.bpf.o
@@ -78,6 +82,20 @@ func Firewall() []byte { return []byte(firewall) }
 //
 // Tracepoint, uprobes and perf event count by attach cookie in the hash cookies, too.
 func Hooks() []byte { return []byte(hooks) }
+
+// Sections has a program for each hook that the name of an ELF section can say whole, which counts its runs at its index of
+// the array hits:
+//
+//	0 on_tracepoint (syscalls/sys_enter_getpgid)   6 on_fexit (same)
+//	1 on_raw_tracepoint (sys_enter)                7 on_uprobe (malloc of Debian's C library for amd64)
+//	2 on_tp_btf (sys_enter)                        8 on_uretprobe (same)
+//	3 on_kprobe (security_task_getpgid)            9 on_lsm (task_getpgid)
+//	4 on_kretprobe (same)                         10 show_tasks (iterator task; prints process and command)
+//	5 on_fentry (same)                            11 on_sk_lookup
+func Sections() []byte { return []byte(sections) }
+
+// Network counts in the array hits, too: 0 on_netfilter, 1 on_netkit (primary), 2 on_netkit_peer (peer).
+func Network() []byte { return []byte(network) }
 
 // Two has the XDP programs first and second, with the maps first_only, second_only and both.
 func Two() []byte { return []byte(two) }

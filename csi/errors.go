@@ -56,9 +56,8 @@ func CodeOf(err error) codes.Code {
 		return codes.DataLoss
 	case isAny(err, node.ErrUnknownVolume, image.ErrNotFound, image.ErrNotCached, loader.ErrNotFound):
 		return codes.NotFound
-	case as[*hook.UnsupportedError](err),
-		isAny(err, hook.ErrMissing, hook.ErrUnfit, dispatcher.ErrMissing, dispatcher.ErrForeign, dispatcher.ErrMode, podfs.ErrTarget, podfs.ErrWritable,
-			loader.ErrUnsupported, ebpf.ErrNotSupported):
+	case isAny(err, hook.ErrMissing, hook.ErrUnfit, dispatcher.ErrMissing, dispatcher.ErrForeign, dispatcher.ErrMode, podfs.ErrTarget, podfs.ErrWritable,
+		loader.ErrUnsupported, ebpf.ErrNotSupported):
 		return codes.FailedPrecondition
 
 	case isAny(err, context.Canceled):

@@ -64,6 +64,8 @@ var typeOf = map[volume.Kind]ebpf.ProgramType{
 	volume.KindUprobe:        ebpf.Kprobe,
 	volume.KindUretprobe:     ebpf.Kprobe,
 	volume.KindPerfEvent:     ebpf.PerfEvent,
+	volume.KindNetfilter:     ebpf.Netfilter,
+	volume.KindSKLookup:      ebpf.SkLookup,
 }
 
 // firstHook is where the program attaches first.

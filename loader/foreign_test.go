@@ -13,6 +13,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/bpfvol/bpfvol/internal/bpftest"
+	"github.com/bpfvol/bpfvol/internal/hook"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
@@ -72,7 +73,7 @@ func TestForeignObjects(t *testing.T) {
 			case err == nil:
 				loaded[name]++
 				c.Close()
-			case errors.Is(err, ErrUnsupported), errors.As(err, new(*VerifierError)), errors.Is(err, ebpf.ErrNotSupported):
+			case errors.Is(err, ErrUnsupported), errors.As(err, new(*VerifierError)), errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, hook.ErrMissing):
 				t.Logf("%s: %v", name, err)
 			default:
 				t.Errorf("%s: program %s: %v", name, p.Name, err)

@@ -34,7 +34,8 @@ type Collection struct {
 }
 
 // Load makes the object's maps and loads its programs. The caller must Close the result. A rejected program is a
-// *VerifierError; errors.Is finds ENOMEM and E2BIG.
+// *VerifierError, a hook that this kernel has not and that it wants to know of when it loads is what hook.CheckTarget says;
+// errors.Is finds ENOMEM and E2BIG.
 func Load(ctx context.Context, o *Object, opts Options) (*Collection, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -42,7 +43,7 @@ func Load(ctx context.Context, o *Object, opts Options) (*Collection, error) {
 	loading := ebpf.CollectionOptions{Cache: opts.Types, Programs: ebpf.ProgramOptions{LogDisabled: true}}
 	loaded, err := ebpf.NewCollectionWithOptions(o.spec, loading)
 	if err != nil {
-		return nil, explain(ctx, o.spec, opts, err)
+		return nil, explain(ctx, o, opts, err)
 	}
 	c := &Collection{
 		Programs: map[string]*ebpf.Program{}, Maps: map[string]*ebpf.Map{},

@@ -42,11 +42,45 @@ SEC("?xdp") int left_out(void *ctx) { return 0; }
 	}
 }
 
+// One program for each hook that a section can say whole.
+func TestEverySectionThatSaysAllIsADefault(t *testing.T) {
+	o := mustParse(t, bpf.Sections(), volume.Spec{})
+	want := attach(t, `
+- {program: on_fentry, fentry: security_task_getpgid}
+- {program: on_fexit, fexit: security_task_getpgid}
+- {program: on_kprobe, kprobe: security_task_getpgid}
+- {program: on_kretprobe, kretprobe: security_task_getpgid}
+- {program: on_lsm, lsm: task_getpgid}
+- {program: on_raw_tracepoint, rawTracepoint: sys_enter}
+- {program: on_sk_lookup, skLookup: {}}
+- {program: on_tp_btf, rawTracepoint: sys_enter}
+- {program: on_tracepoint, tracepoint: syscalls/sys_enter_getpgid}
+- {program: on_uprobe, uprobe: "/usr/lib/x86_64-linux-gnu/libc.so.6:malloc"}
+- {program: on_uretprobe, uretprobe: "/usr/lib/x86_64-linux-gnu/libc.so.6:malloc"}
+- {program: show_tasks, iter: task}
+`)
+	if diff := cmp.Diff(want, o.Attach()); diff != "" {
+		t.Error(diff)
+	}
+	bpftest.Root(t)
+	c, err := Load(t.Context(), o, Options{Types: types})
+	bpftest.SkipIfForbidden(t, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+}
+
 func TestDefaultThatNeedsMoreSaysWhatToWrite(t *testing.T) {
 	tests := []struct{ name, section, text string }{
 		{"xdp", "xdp", `program "p": section "xdp" needs an interface; write attach: [{program: p, xdp: {interface: eth0}}], with an entry for each program that you want`},
 		{"tc", "tcx/egress", `program "p": section "tcx/egress" needs an interface; write attach: [{program: p, tc: {interface: eth0, direction: egress}}], with an entry for each program that you want`},
 		{"cgroup", "cgroup/connect4", `program "p": section "cgroup/connect4" needs a cgroup; write attach: [{program: p, cgroup: {path: kubepods.slice, attach: connect4}}], with an entry for each program that you want`},
+		{"netfilter", "netfilter", `program "p": section "netfilter" needs a netfilter hook; write attach: [{program: p, netfilter: {family: ipv4, hook: preRouting}}], with an entry for each program that you want`},
+		{"netkit", "netkit/peer", `program "p": section "netkit/peer" needs an interface; write attach: [{program: p, netkit: {interface: nk0, peer: true}}], with an entry for each program that you want`},
+		{"fentry", "fentry", `program "p": section "fentry" needs a kernel function; write attach: [{program: p, fentry: tcp_connect}], with an entry for each program that you want`},
+		{"lsm", "lsm", `program "p": section "lsm" needs an LSM hook; write attach: [{program: p, lsm: file_open}], with an entry for each program that you want`},
+		{"iter", "iter", `program "p": section "iter" needs a target; write attach: [{program: p, iter: task}], with an entry for each program that you want`},
 		{"perf", "perf_event", `program "p": section "perf_event" needs an event; write attach: [{program: p, perfEvent: {event: cpu-clock, frequency: 99}}], with an entry for each program that you want`},
 		{"none", "freplace/f", `program "p": no hook takes programs of section "freplace/f"; write attach with the programs that you want`},
 		{"no text", "tracepoint/\xff/x", `program "p": section "tracepoint/\xff/x" is no text`},

@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/bpfvol/bpfvol/internal/hook"
 )
 
 // VerifierError says why the kernel's verifier refuses a program.
@@ -58,11 +60,15 @@ func traceBytes(prog *ebpf.ProgramSpec, n int) int {
 }
 
 // explain turns the error of a load without a log into one that says which program fails and why.
-func explain(ctx context.Context, spec *ebpf.CollectionSpec, opts Options, err error) error {
+func explain(ctx context.Context, o *Object, opts Options, err error) error {
+	if missing := missingTarget(o); missing != nil {
+		return missing
+	}
 	var rejected *ebpf.VerifierError
 	if !errors.As(err, &rejected) || errors.Is(err, syscall.ENOMEM) {
 		return describeLoad(err)
 	}
+	spec := o.spec
 	// Which program a collection begins with is random; the message is not.
 	for _, name := range slices.Sorted(maps.Keys(spec.Programs)) {
 		if ctx.Err() != nil {
@@ -189,6 +195,19 @@ func describeLoad(err error) error {
 		return &problem{text: text, kind: ErrInvalid, cause: err}
 	}
 	return &problem{text: text, kind: errnoOf(err), cause: err}
+}
+
+// missingTarget names the first hook that this kernel has not, and that it wants to know of when a program is loaded.
+func missingTarget(o *Object) error {
+	for _, a := range o.attach {
+		if o.spec.Programs[a.Program].AttachTo == "" {
+			continue // it can be loaded anywhere
+		}
+		if err := hook.CheckTarget(a.Hook); err != nil {
+			return fmt.Errorf("program %s: %w", quote(a.Program), err)
+		}
+	}
+	return nil
 }
 
 // lacksKernel says whether the object asks for a configuration option or symbol that this kernel has not, or has with

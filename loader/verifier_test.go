@@ -13,6 +13,7 @@ import (
 
 	"github.com/bpfvol/bpfvol/bpf"
 	"github.com/bpfvol/bpfvol/internal/bpftest"
+	"github.com/bpfvol/bpfvol/internal/hook"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
@@ -98,6 +99,30 @@ __attribute__((section("xdp"))) int c(void *ctx) { return *(volatile int *)0; }`
 		if !errors.As(err, &rejected) || rejected.Program != "b" {
 			t.Fatalf("got %v", err)
 		}
+	}
+}
+
+// The kernel looks for a program's target as it loads it. What is said does not depend on which program it began with.
+func TestMissingTargetIsNamed(t *testing.T) {
+	bpftest.Root(t)
+	object := bpftest.Clang(t, `
+char L[] __attribute__((section("license"))) = "GPL";
+__attribute__((section("tp_btf/sched_switch"))) int a(void *ctx) { return 0; }
+__attribute__((section("tp_btf/sched_swich"))) int b(void *ctx) { return 0; }
+__attribute__((section("fentry/security_file_opn"))) int c(void *ctx) { return 0; }
+__attribute__((section("lsm/file_opn"))) int d(void *ctx) { return 0; }
+__attribute__((section("iter/taks"))) int e(void *ctx) { return 0; }`)
+	for _, test := range []struct{ attach, text string }{
+		{"[{program: a, rawTracepoint: sched_switch}, {program: b, rawTracepoint: sched_swich}, {program: d, lsm: file_opn}]",
+			`program "b": raw tracepoint "sched_swich" does not exist; did you mean "sched_switch"?`},
+		{"[{program: c, fentry: security_file_opn}, {program: d, lsm: file_opn}]",
+			`program "c": kernel function "security_file_opn" does not exist; did you mean "security_file_open"?`},
+		{"{program: d, lsm: file_opn}", `program "d": LSM hook "file_opn" does not exist; did you mean "file_open"?`},
+		{"{program: e, iter: taks}", `program "e": iterator "taks" does not exist; did you mean "task"?`},
+	} {
+		o := mustParse(t, object, volume.Spec{Attach: attach(t, test.attach)})
+		_, err := Load(t.Context(), o, Options{Types: types})
+		wantError(t, err, hook.ErrMissing, test.text)
 	}
 }
 

@@ -15,7 +15,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/bpfvol/bpfvol/internal/hook"
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/volume"
 	"github.com/bpfvol/bpfvol/loader"
@@ -163,23 +162,17 @@ func (f *inspection) table(w io.Writer) error {
 
 // notes says what a person has to add to the snippet.
 func (f *inspection) notes(w io.Writer) error {
-	var incomplete, unsupported, notes []string
+	var incomplete, notes []string
 	for _, p := range f.Summary.Programs {
-		attach, err := volume.ParseAttach(p.Attach)
-		if err != nil || p.TailCalled {
+		if _, err := volume.ParseAttach(p.Attach); err != nil || p.TailCalled {
 			continue // not in the snippet
 		}
-		if hook.Supported(attach[0].Hook.Kind()) != nil {
-			unsupported = append(unsupported, p.Name)
-		} else if p.Lacks != "" {
+		if p.Lacks != "" {
 			incomplete = append(incomplete, p.Name+" "+p.Lacks)
 		}
 	}
 	if len(incomplete) > 0 {
 		notes = append(notes, "sections do not say everything, so some of this is an example. Give "+strings.Join(incomplete, ", "))
-	}
-	if len(unsupported) > 0 {
-		notes = append(notes, "not supported yet by this version: "+strings.Join(unsupported, ", "))
 	}
 	shown := slices.ContainsFunc(f.Summary.Maps, func(m loader.MapSummary) bool { return !m.Data })
 	if !shown && len(f.Summary.Maps) > 0 {

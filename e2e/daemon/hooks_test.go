@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +24,7 @@ const (
 	onRawTracepoint
 	onUprobe
 	onUretprobe
-	_ // kprobe: not supported yet
+	_ // kprobe
 	onPerfEvent
 	onIngress
 	onEgress
@@ -145,5 +146,63 @@ func TestPerfEventSamplesAProcess(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d samples of a busy process in 10 s", hits(t, v, onPerfEvent))
 		}
+	}
+}
+
+// Hooks of the network are those of the daemon's network namespace.
+func TestNetworkHooksCount(t *testing.T) {
+	bpftest.SkipOnOldKernel(t, "6.4", "netfilter programs")
+	const onNetfilter, onSKLookup = 0, 11 // see bpf.Network and bpf.Sections
+	node, peer := bpftest.Pair(t)
+	n := nodetest.Start(t, nodetest.Options{NetNS: node})
+	filter := n.Publish(t, map[string]string{
+		"image":  n.Signed(t, "network", object("network")),
+		"attach": "{program: on_netfilter, netfilter: {family: ipv4, hook: localIn}}",
+	})
+	lookup := n.Publish(t, map[string]string{
+		"image":  n.Signed(t, "sections", object("sections")),
+		"attach": "{program: on_sk_lookup, skLookup: {}}",
+	})
+	var open net.Listener
+	if err := node.Do(func() (err error) {
+		open, err = net.Listen("tcp4", node.Addr.String()+":0")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	if err := peer.Do(func() error {
+		c, err := net.Dial("tcp4", open.Addr().String())
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if hits(t, filter, onNetfilter) < 2 { // the first and the third packet of the handshake
+		t.Errorf("the netfilter program counted %d packets of a connection", hits(t, filter, onNetfilter))
+	}
+	if hits(t, lookup, onSKLookup) == 0 {
+		t.Error("the skLookup program did not choose for a connection")
+	}
+}
+
+func TestIteratorIsRead(t *testing.T) {
+	n := nodetest.Start(t, nodetest.Options{})
+	v := n.Publish(t, map[string]string{
+		"image":  n.Signed(t, "sections", object("sections")),
+		"attach": "- {program: show_tasks, iter: task}\n- {program: on_tp_btf, rawTracepoint: sys_enter}\n",
+	})
+	text, err := exec.Command("cat", filepath.Join(v.Target, "iter", "show_tasks")).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), " cat\n") {
+		t.Errorf("iter/show_tasks does not show who reads it: %q", text)
+	}
+	const onTpBTF = 2
+	if hits(t, v, onTpBTF) == 0 {
+		t.Error("the tp_btf program counted no system call")
 	}
 }

@@ -114,8 +114,11 @@ var attributeRefusals = []refusal{
 	{name: "BadReference", attributes: map[string]string{"image": "ghcr.io/acme/../x", "attach": onEth0}, code: codes.InvalidArgument,
 		says: `image "ghcr.io/acme/../x": bad image reference: repository "acme/../x" is not made of lower-case letters, digits and separators`,
 	},
-	{name: "UnsupportedHook", attributes: attach("{program: count, kprobe: do_unlinkat}"), code: codes.FailedPrecondition,
-		says: `program "count": kprobe: not supported yet by this version; supported: xdp, tc, tracepoint, rawTracepoint, uprobe, uretprobe, cgroup, perfEvent`,
+	{name: "IteratorOverAMap", attributes: attach("{program: count, iter: bpf_map_elem}"), code: codes.InvalidArgument,
+		says: `volumeAttributes: attach.iter: "bpf_map_elem" walks over one map; read json/<map> of the volume instead`,
+	},
+	{name: "DefragTooEarly", attributes: attach("{program: count, netfilter: {family: ipv4, hook: preRouting, priority: -400, defrag: true}}"), code: codes.InvalidArgument,
+		says: `volumeAttributes: attach.netfilter: packets are put together at priority -400, so defrag needs a higher one than -400`,
 	},
 }
 

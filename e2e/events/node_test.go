@@ -49,7 +49,7 @@ spec:
   images: ["$REGISTRY/open/**", "192.0.2.1/**", "registry.invalid/**"]
   unsigned: true
   allow:
-    hooks: [xdp, tc, tracepoint, rawTracepoint, uprobe, uretprobe, cgroup, perfEvent]
+    hooks: [xdp, tc, tracepoint, rawTracepoint, kprobe, kretprobe, fentry, fexit, uprobe, uretprobe, lsm, cgroup, perfEvent, iter, netfilter, skLookup, netkit]
     writableMaps: ["*"]
   subjects: [team/app]
 ---

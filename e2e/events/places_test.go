@@ -74,6 +74,13 @@ func largePackets(t *testing.T, n *node, req *csi.NodePublishVolumeRequest) {
 	n.published(t, map[string]string{"image": req.VolumeContext["image"], "attach": "{program: frags, xdp: eth0}"})
 }
 
+const onLocalIn = "{program: on_netfilter, netfilter: {family: ipv4, hook: localIn, priority: 7}}"
+
+// priorityTaken publishes the same for another pod.
+func priorityTaken(t *testing.T, n *node, req *csi.NodePublishVolumeRequest) {
+	n.published(t, with(attach(onLocalIn), "image", req.VolumeContext["image"]))
+}
+
 // cached publishes and unpublishes the volume, which brings its image into the cache.
 func cached(t *testing.T, n *node, req *csi.NodePublishVolumeRequest) {
 	if err := n.publish(t, req); err != nil {

@@ -121,7 +121,7 @@ func (n *Node) allow(t testing.TB) {
 	}
 	policy := "apiVersion: bpfvol.io/v1alpha1\nkind: BytecodePolicy\nmetadata: {name: e2e}\nspec:\n  images: [\"" + n.Registry + "/**\"]\n" +
 		"  authorities:\n  - key:\n      data: |\n        " + strings.ReplaceAll(strings.TrimSpace(string(key)), "\n", "\n        ") + "\n" +
-		"  allow: {hooks: [xdp, tc, tracepoint, rawTracepoint, uprobe, uretprobe, cgroup, perfEvent]}\n  subjects: [e2e/*]\n"
+		"  allow: {hooks: [xdp, tc, tracepoint, rawTracepoint, kprobe, kretprobe, fentry, fexit, uprobe, uretprobe, lsm, cgroup, perfEvent, iter, netfilter, skLookup, netkit]}\n  subjects: [e2e/*]\n"
 	if err := os.WriteFile(filepath.Join(n.PolicyDir(), "e2e.yaml"), []byte(policy), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -28,15 +28,15 @@ type packageOutput struct {
 	took   time.Duration
 }
 
-// boot starts a machine with a kernel and a file system, which runs the packages from number first on. It calls ended
-// with each as its tests end. log receives what the kernel says.
+// boot starts a machine with a kernel, options for it beside those that all have, and a file system, which runs the
+// packages from number first on. It calls ended with each as its tests end. log receives what the kernel says.
 //
 // There is no KVM where CI runs, so the machine is emulated, and two of its faults are worked round (QEMU 7.2): with
 // thread=multi both processors of a 6.1 once waited for each other for good, and with cx16 three of fifteen boots of 6.12
 // ended in a double fault after cmpxchg16b. -no-reboot and panic=-1 make a panic end QEMU, and softlockup_panic a panic
 // of a processor that hangs. tsc=reliable keeps the kernel from doubting an emulated clock; mitigations=off makes system
 // calls cheap, and rcu_expedited the end of an attachment.
-func boot(ctx context.Context, kernel, initrd, log string, first int, ended func(*packageOutput) error) error {
+func boot(ctx context.Context, kernel, options, initrd, log string, first int, ended func(*packageOutput) error) error {
 	images, err := filepath.Glob(filepath.Join(kernel, "boot/vmlinuz-*"))
 	if err != nil || len(images) != 1 {
 		return fmt.Errorf("%s has %d kernels, want one (%w)", kernel, len(images), err)
@@ -44,7 +44,7 @@ func boot(ctx context.Context, kernel, initrd, log string, first int, ended func
 	qemu := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max,cx16=off",
 		"-m", "3072", "-smp", "2", "-display", "none", "-nodefaults", "-no-reboot",
 		"-serial", "file:"+log, "-serial", "stdio", "-kernel", images[0], "-initrd", initrd,
-		"-append", "console=ttyS0 quiet panic=-1 softlockup_panic=1 watchdog_thresh=30 mitigations=off rcupdate.rcu_expedited=1 tsc=reliable random.trust_cpu=1 rdinit=/init -- "+strconv.Itoa(first))
+		"-append", "console=ttyS0 quiet panic=-1 softlockup_panic=1 watchdog_thresh=30 mitigations=off rcupdate.rcu_expedited=1 tsc=reliable random.trust_cpu=1 "+options+" rdinit=/init -- "+strconv.Itoa(first))
 	qemu.Stderr = os.Stderr
 	qemu.WaitDelay = 5 * time.Second
 	out, err := qemu.StdoutPipe()

@@ -27,11 +27,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernels are those of the matrix beside this machine's own, and the Debian suites that have them. 6.1 is what Debian
-// 12 runs; 6.12 is what Debian 13 runs, here as built for Debian 12.
-var kernels = []struct{ version, suite string }{
-	{"6.1", "bookworm"},
-	{"6.12", "bookworm-backports"},
+// kernel is one of the matrix, the Debian suite that has it, and what it is booted with beside what all are.
+type kernel struct{ version, suite, options string }
+
+// kernels are those of the matrix beside this machine's own. 6.1 is what Debian 12 runs; 6.12 is what Debian 13 runs, here
+// as built for Debian 12. One boots without BPF's security module, as nodes do that set lsm= to something of their own.
+var kernels = []kernel{
+	{"6.1", "bookworm", "lsm=landlock,lockdown,yama"},
+	{"6.12", "bookworm-backports", ""},
 }
 
 // kernelTests are the packages whose tests ask the kernel.
@@ -102,7 +105,7 @@ func run(ctx context.Context, only string, patterns []string, testRun string, ve
 		}
 		found = true
 		machines.Go(func() error {
-			if err := m.guest(ctx, tests, k.version, k.suite); err != nil {
+			if err := m.guest(ctx, tests, k); err != nil {
 				return fmt.Errorf("kernel %s: %w", k.version, err)
 			}
 			return nil
@@ -192,18 +195,18 @@ func (m *matrix) host(ctx context.Context, patterns []string, testRun string) er
 }
 
 // guest runs the tests on another kernel. A machine that dies is given a second chance: emulated ones do, sometimes.
-func (m *matrix) guest(ctx context.Context, b built, version, suite string) error {
-	dir := filepath.Join(cache, version)
-	release, err := output("e2e/vm/kernel.sh", suite, dir)
+func (m *matrix) guest(ctx context.Context, b built, k kernel) error {
+	dir := filepath.Join(cache, k.version)
+	release, err := output("e2e/vm/kernel.sh", k.suite, dir)
 	if err != nil {
 		return err
 	}
 	release = strings.TrimSpace(release)
-	if !strings.HasPrefix(release, version+".") {
-		return fmt.Errorf("suite %s of Debian has Linux %s now; see kernels in e2e/vm", suite, release)
+	if !strings.HasPrefix(release, k.version+".") {
+		return fmt.Errorf("suite %s of Debian has Linux %s now; see kernels in e2e/vm", k.suite, release)
 	}
 	fmt.Printf("=== virtual machine, Linux %s\n", release)
-	initrd := filepath.Join(b.work, version+".cpio")
+	initrd := filepath.Join(b.work, k.version+".cpio")
 	if err := buildRoot(initrd, dir, b); err != nil {
 		return err
 	}
@@ -212,9 +215,9 @@ func (m *matrix) guest(ctx context.Context, b built, version, suite string) erro
 	defer cancel()
 	ended := 0
 	start := func() error {
-		return boot(ctx, dir, initrd, filepath.Join(cache, version+".log"), ended, func(o *packageOutput) error {
+		return boot(ctx, dir, k.options, initrd, filepath.Join(cache, k.version+".log"), ended, func(o *packageOutput) error {
 			ended++
-			return m.addOutput(ctx, version, b.test2json, o)
+			return m.addOutput(ctx, k.version, b.test2json, o)
 		})
 	}
 	if err = start(); errors.Is(err, errDied) {

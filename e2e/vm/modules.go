@@ -15,7 +15,7 @@ import (
 )
 
 // wanted are the modules that tests use. One that is built in, or that the kernel does not have, is left out.
-var wanted = []string{"veth", "dummy", "sch_ingress", "cls_bpf", "act_bpf", "netkit", "nf_conntrack"}
+var wanted = []string{"veth", "dummy", "sch_ingress", "cls_bpf", "act_bpf", "netkit", "nf_conntrack", "nf_defrag_ipv4", "nf_defrag_ipv6"}
 
 // modules adds the wanted modules of a kernel to the archive, after what they depend on.
 func (r *root) modules(kernel string) error {

@@ -140,6 +140,49 @@ func Pair(t testing.TB) (a, b *NetNS) {
 	return a, b
 }
 
+// Netkit makes two namespaces joined by a netkit device, with the addresses 10.0.0.1 and 10.0.0.2 in their field Addr: nk0
+// in a, and its peer nk1 in b. It skips the test on kernels without such devices.
+func Netkit(t testing.TB) (a, b *NetNS) {
+	t.Helper()
+	a, b = NewNetNS(t), NewNetNS(t)
+	a.Addr, b.Addr = netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	err := a.Do(func() error {
+		device := &netlink.Netkit{LinkAttrs: netlink.LinkAttrs{Name: "nk0"}, Mode: netlink.NETKIT_MODE_L3}
+		device.SetPeerAttrs(&netlink.LinkAttrs{Name: "nk1"})
+		if err := netlink.LinkAdd(device); err != nil {
+			return err
+		}
+		peer, err := netlink.LinkByName("nk1")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetNsFd(peer, int(b.file.Fd()))
+	})
+	SkipIfNotSupported(t, err)
+	if err == nil {
+		err = errors.Join(a.setUp("nk0"), b.setUp("nk1"))
+	}
+	if err != nil {
+		t.Fatalf("netkit: %v", err)
+	}
+	return a, b
+}
+
+// setUp gives an interface the address of the namespace.
+func (ns *NetNS) setUp(name string) error {
+	return ns.Do(func() error {
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		addr, err := netlink.ParseAddr(ns.Addr.String() + "/24")
+		if err != nil {
+			return err
+		}
+		return errors.Join(netlink.AddrAdd(l, addr), netlink.LinkSetUp(l))
+	})
+}
+
 func veth(a, b string) error {
 	err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: a}, PeerName: b})
 	if err != nil {
@@ -185,19 +228,12 @@ func (ns *NetNS) address(other *NetNS) error {
 	if err != nil {
 		return err
 	}
+	if err := ns.setUp("veth0"); err != nil {
+		return err
+	}
 	return ns.Do(func() error {
 		l, err := netlink.LinkByName("veth0")
 		if err != nil {
-			return err
-		}
-		addr, err := netlink.ParseAddr(ns.Addr.String() + "/24")
-		if err != nil {
-			return err
-		}
-		if err := netlink.AddrAdd(l, addr); err != nil {
-			return err
-		}
-		if err := netlink.LinkSetUp(l); err != nil {
 			return err
 		}
 		hardware.LinkIndex = l.Attrs().Index

@@ -50,6 +50,14 @@ func SkipIfNotSupported(t testing.TB, err error) {
 	}
 }
 
+// SkipIfForbidden skips the test if err says that the kernel does not let root do what it could do: some are built so.
+func SkipIfForbidden(t testing.TB, err error) {
+	t.Helper()
+	if errors.Is(err, unix.EPERM) {
+		t.Skipf("kernel %s: %v", kernelRelease(t), err)
+	}
+}
+
 func kernelRelease(t testing.TB) string {
 	t.Helper()
 	var u unix.Utsname

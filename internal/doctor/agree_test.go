@@ -185,6 +185,27 @@ func (d direct) cgroup(p *ebpf.Program) error {
 	return end(link.AttachCgroup(link.CgroupOptions{Path: dir, Attach: ebpf.AttachCGroupInet4Connect, Program: p}))
 }
 
+// runsForFiles attaches an LSM program and opens a file. Kernels may attach it and never call it.
+func runsForFiles(p *ebpf.Program) error {
+	stats, err := ebpf.EnableStats(uint32(unix.BPF_STATS_RUN_TIME))
+	if err != nil {
+		return err
+	}
+	defer stats.Close()
+	l, err := link.AttachLSM(link.LSMOptions{Program: p})
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	if _, err := os.ReadFile(os.DevNull); err != nil {
+		return err
+	}
+	if s, err := p.Stats(); err != nil || s.RunCount == 0 {
+		return fmt.Errorf("the program did not run (%w)", err)
+	}
+	return nil
+}
+
 func (d direct) readOnly() error {
 	dir := bpftest.BPFFS(d.t)
 	m, err := ebpf.NewMap(d.spec.Maps["values"])
@@ -262,7 +283,7 @@ func TestChecksAgreeWithDirectAttempts(t *testing.T) {
 		"kprobe":   func(d direct) error { return d.loaded("kprobe", d.kprobe) },
 		"iter":     func(d direct) error { return d.loaded("iter", d.iter) },
 		"fentry":   func(d direct) error { return d.loaded("fentry", nothing) },
-		"lsm":      func(d direct) error { return d.loaded("lsm", nothing) },
+		"lsm":      func(d direct) error { return d.loaded("lsm", runsForFiles) },
 		"freplace": direct.freplace,
 		"cgroup":   func(d direct) error { return d.loaded("connect4", d.cgroup) },
 	} {

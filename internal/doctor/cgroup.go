@@ -17,7 +17,7 @@ import (
 func cgroupProbes() []probe {
 	caps := []capability{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_BPF}
 	return []probe{
-		{name: "cgroup", what: "hook cgroup", kind: volume.KindCgroup, caps: caps, kernel: "CONFIG_CGROUP_BPF, version 5.7 or later", try: tryCgroup},
+		{name: "cgroup", what: "hook cgroup", caps: caps, kernel: "CONFIG_CGROUP_BPF, version 5.7 or later", try: tryCgroup},
 	}
 }
 
@@ -39,7 +39,7 @@ func tryCgroup() (_ string, err error) {
 	}
 	defer func() { err = errors.Join(err, os.Remove(dir)) }()
 	its := &volume.Cgroup{Path: filepath.Base(dir), Attach: "connect4"}
-	return "connect4; cgroup2 is at " + at, atHook(ebpf.CGroupSockAddr, ebpf.AttachCGroupInet4Connect, its)
+	return "connect4; cgroup2 is at " + at, atHook(returning(0, ebpf.CGroupSockAddr, ebpf.AttachCGroupInet4Connect), its)
 }
 
 // findCgroup2 returns where cgroup2 is mounted.

@@ -27,9 +27,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/bpfvol/bpfvol/internal/hook"
-	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
 // Check is the answer to one question.
@@ -46,7 +43,6 @@ type Check struct {
 // probe is one question.
 type probe struct {
 	name, what string
-	kind       volume.Kind // the hook it asks about; "" for none
 	needed     bool
 	netns      bool         // run in a fresh network namespace
 	caps       []capability // what the kernel asks for
@@ -89,9 +85,6 @@ func probes(p process) []probe {
 // run asks one question and puts the answer in words.
 func (pr probe) run(ctx context.Context, p process, patience time.Duration) Check {
 	c := Check{Name: pr.name, What: pr.what, Needed: pr.needed}
-	if pr.kind != "" && hook.Supported(pr.kind) != nil {
-		c.What += " (not supported yet by this version)"
-	}
 	tooLong := &problem{fmt.Sprintf("no answer within %v", patience), "ask again when the node is less busy"}
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, tooLong)
 	defer cancel()

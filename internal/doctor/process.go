@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfvol/bpfvol/internal/hook"
 )
 
 // process is what the kernel goes by when it decides what this process may do.
@@ -46,9 +48,9 @@ func thisProcess() process {
 	if _, after, ok := strings.Cut(state, "["); ok {
 		p.lockdown, _, _ = strings.Cut(after, "]")
 	}
-	modules, _ := readSecurity("lsm") // "lockdown,capability,yama,bpf"
-	for name := range strings.SplitSeq(modules, ",") {
-		if name != "" && name != "capability" && name != "lockdown" {
+	modules, _ := hook.SecurityModules()
+	for _, name := range modules {
+		if name != "capability" && name != "lockdown" {
 			p.modules = append(p.modules, name)
 		}
 	}

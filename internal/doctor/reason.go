@@ -34,6 +34,9 @@ func (p process) explain(pr probe, err error) (reason, fix string) {
 	if own := new(problem); errors.As(err, &own) {
 		return own.reason, own.fix
 	}
+	if refused := new(hook.RefusedError); errors.As(err, &refused) {
+		err = refused.Err
+	}
 	said := oneLine(err)
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return "not tried: " + said, "ask again"

@@ -21,18 +21,18 @@ func tracingProbes() []probe {
 	perf := []capability{unix.CAP_PERFMON, unix.CAP_BPF}
 	admin := []capability{unix.CAP_SYS_ADMIN, unix.CAP_BPF, unix.CAP_PERFMON}
 	return []probe{
-		{name: "tracepoint", what: "hook tracepoint", kind: volume.KindTracepoint, caps: admin, kernel: "CONFIG_BPF_EVENTS and CONFIG_FTRACE, version 5.15 or later", try: tryTracepoint},
-		{name: "rawTracepoint", what: "hook rawTracepoint", kind: volume.KindRawTracepoint, caps: perf, kernel: "CONFIG_BPF_EVENTS", try: tryRawTracepoint},
-		{name: "uprobe", what: "hooks uprobe and uretprobe", kind: volume.KindUprobe, caps: admin, kernel: "CONFIG_UPROBE_EVENTS, version 5.15 or later", try: tryUprobe},
-		{name: "perfEvent", what: "hook perfEvent", kind: volume.KindPerfEvent, caps: perf, kernel: "CONFIG_PERF_EVENTS and CONFIG_BPF_EVENTS, version 5.15 or later", try: tryPerfEvent},
-		{name: "kprobe", what: "hooks kprobe and kretprobe", kind: volume.KindKprobe, caps: admin, kernel: "CONFIG_KPROBES and CONFIG_KPROBE_EVENTS", try: tryKprobe},
-		{name: "iter", what: "json/ in volumes, hook iter", kind: volume.KindIter, caps: perf, kernel: "CONFIG_BPF_EVENTS and CONFIG_DEBUG_INFO_BTF, version 5.9 or later", try: tryIter},
+		{name: "tracepoint", what: "hook tracepoint", caps: admin, kernel: "CONFIG_BPF_EVENTS and CONFIG_FTRACE, version 5.15 or later", try: tryTracepoint},
+		{name: "rawTracepoint", what: "hook rawTracepoint", caps: perf, kernel: "CONFIG_BPF_EVENTS", try: tryRawTracepoint},
+		{name: "uprobe", what: "hooks uprobe and uretprobe", caps: admin, kernel: "CONFIG_UPROBE_EVENTS, version 5.15 or later", try: tryUprobe},
+		{name: "perfEvent", what: "hook perfEvent", caps: perf, kernel: "CONFIG_PERF_EVENTS and CONFIG_BPF_EVENTS, version 5.15 or later", try: tryPerfEvent},
+		{name: "kprobe", what: "hooks kprobe and kretprobe", caps: admin, kernel: "CONFIG_KPROBES and CONFIG_KPROBE_EVENTS", try: tryKprobe},
+		{name: "iter", what: "json/ in volumes, hook iter", caps: perf, kernel: "CONFIG_BPF_EVENTS and CONFIG_DEBUG_INFO_BTF, version 5.9 or later", try: tryIter},
 	}
 }
 
 // atHook attaches a program as a volume would.
-func atHook(t ebpf.ProgramType, at ebpf.AttachType, h volume.Hook) error {
-	return with(returning(0, t, at), func(prog *ebpf.Program) error {
+func atHook(spec *ebpf.ProgramSpec, h volume.Hook) error {
+	return with(spec, func(prog *ebpf.Program) error {
 		links, err := hook.Attach(prog, h)
 		for _, l := range links {
 			err = errors.Join(err, l.Close())
@@ -47,12 +47,12 @@ func tryTracepoint() (string, error) {
 	if _, err := os.Stat("/sys/kernel/tracing/events"); err != nil {
 		detail += "; tracefs is not mounted, and need not be"
 	}
-	return detail, atHook(ebpf.TracePoint, 0, at)
+	return detail, atHook(returning(0, ebpf.TracePoint, 0), at)
 }
 
 func tryRawTracepoint() (string, error) {
 	at := &volume.RawTracepoint{Name: "sched_process_exec"}
-	return at.String(), atHook(ebpf.RawTracepoint, 0, at)
+	return at.String(), atHook(returning(0, ebpf.RawTracepoint, 0), at)
 }
 
 // tryUprobe probes this process's own first instruction, which it has behind it.
@@ -62,7 +62,7 @@ func tryUprobe() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return "in this binary", atHook(ebpf.Kprobe, 0, &volume.Uprobe{Path: self, Offset: offset, PID: os.Getpid()})
+	return "in this binary", atHook(returning(0, ebpf.Kprobe, 0), &volume.Uprobe{Path: self, Offset: offset, PID: os.Getpid()})
 }
 
 // entry returns where in a binary's file its first instruction is.
@@ -81,19 +81,15 @@ func entry(path string) (uint64, error) {
 }
 
 func tryPerfEvent() (string, error) {
-	return "cpu-clock on every CPU", atHook(ebpf.PerfEvent, 0, &volume.PerfEvent{Event: "cpu-clock", Frequency: 1, CPU: -1})
+	return "cpu-clock on every CPU", atHook(returning(0, ebpf.PerfEvent, 0), &volume.PerfEvent{Event: "cpu-clock", Frequency: 1, CPU: -1})
 }
 
 func tryKprobe() (string, error) {
-	// Without this source of events the way is through a tracefs that somebody mounted, which bpfvol does not go.
 	if _, err := os.Stat("/sys/bus/event_source/devices/kprobe"); err != nil {
 		return "", err
 	}
-	const function = "vprintk"
-	err := with(returning(0, ebpf.Kprobe, 0), func(prog *ebpf.Program) error {
-		return attached(link.Kprobe(function, prog, nil))
-	})
-	return "kprobe " + function, err
+	at := &volume.Kprobe{Function: "vprintk"}
+	return at.String(), atHook(returning(0, ebpf.Kprobe, 0), at)
 }
 
 // tryIter reads a map through an iterator, as `cat json/<map>` does.

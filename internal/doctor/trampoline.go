@@ -19,20 +19,18 @@ import (
 func trampolineProbes(p process) []probe {
 	caps := []capability{unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_NET_ADMIN}
 	return []probe{
-		{name: "fentry", what: "hooks fentry and fexit", kind: volume.KindFentry, caps: caps, kernel: "CONFIG_DEBUG_INFO_BTF and CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS", try: tryFentry},
-		{name: "freplace", what: "hook xdp beside programs of xdp-loader (libxdp); bpfvol's own members do without", kind: volume.KindXDP, caps: caps, kernel: "CONFIG_DEBUG_INFO_BTF, version 5.10 or later", try: tryFreplace},
-		{name: "lsm", what: "hook lsm", kind: volume.KindLSM, caps: caps, kernel: "CONFIG_BPF_LSM", try: p.tryLSM},
+		{name: "fentry", what: "hooks fentry and fexit", caps: caps, kernel: "CONFIG_DEBUG_INFO_BTF and CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS", try: tryFentry},
+		{name: "freplace", what: "hook xdp beside programs of xdp-loader (libxdp); bpfvol's own members do without", caps: caps, kernel: "CONFIG_DEBUG_INFO_BTF, version 5.10 or later", try: tryFreplace},
+		{name: "lsm", what: "hook lsm", caps: caps, kernel: "CONFIG_BPF_LSM", try: p.tryLSM},
 	}
 }
 
 // tryFentry attaches to a function that the kernel has for this purpose (net/bpf/test_run.c) and nothing calls.
 func tryFentry() (string, error) {
+	at := &volume.Fentry{Function: "bpf_fentry_test1"}
 	spec := returning(0, ebpf.Tracing, ebpf.AttachTraceFEntry)
-	spec.AttachTo = "bpf_fentry_test1"
-	err := with(spec, func(prog *ebpf.Program) error {
-		return attached(link.AttachTracing(link.TracingOptions{Program: prog}))
-	})
-	return "fentry " + spec.AttachTo, err
+	spec.AttachTo = at.Function
+	return at.String(), atHook(spec, at)
 }
 
 // tryFreplace replaces a function of a program that nothing runs.

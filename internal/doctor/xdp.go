@@ -5,7 +5,6 @@ package doctor
 import (
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -30,12 +29,12 @@ const loopback = 1
 func networkProbes() []probe {
 	net := []capability{unix.CAP_NET_ADMIN, unix.CAP_BPF}
 	return []probe{
-		{name: "xdp", what: "hook xdp", kind: volume.KindXDP, netns: true, caps: net, kernel: "CONFIG_BPF_SYSCALL and CONFIG_NET, version 5.9 or later", try: tryXDP},
-		{name: "tcx", what: "hook tc, in its own place beside others", kind: volume.KindTC, netns: true, caps: net, kernel: "CONFIG_NET_XGRESS, version 6.6 or later; until then bpfvol uses cls_bpf", try: tryTCX},
-		{name: "cls_bpf", what: "hook tc on kernels without tcx", kind: volume.KindTC, netns: true, caps: net, kernel: "CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS", try: tryClsBPF},
-		{name: "netfilter", what: "hook netfilter", kind: volume.KindNetfilter, netns: true, caps: net, kernel: "CONFIG_NETFILTER_BPF_LINK, version 6.4 or later", try: tryNetfilter},
-		{name: "skLookup", what: "hook skLookup", kind: volume.KindSKLookup, netns: true, caps: net, kernel: "CONFIG_BPF_SYSCALL and CONFIG_INET, version 5.9 or later", try: trySKLookup},
-		{name: "netkit", what: "hook netkit", kind: volume.KindNetkit, netns: true, caps: net, kernel: "CONFIG_NETKIT, version 6.7 or later", try: tryNetkit},
+		{name: "xdp", what: "hook xdp", netns: true, caps: net, kernel: "CONFIG_BPF_SYSCALL and CONFIG_NET, version 5.9 or later", try: tryXDP},
+		{name: "tcx", what: "hook tc, in its own place beside others", netns: true, caps: net, kernel: "CONFIG_NET_XGRESS, version 6.6 or later; until then bpfvol uses cls_bpf", try: tryTCX},
+		{name: "cls_bpf", what: "hook tc on kernels without tcx", netns: true, caps: net, kernel: "CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS", try: tryClsBPF},
+		{name: "netfilter", what: "hook netfilter", netns: true, caps: net, kernel: "CONFIG_NETFILTER_BPF_LINK, version 6.4 or later", try: tryNetfilter},
+		{name: "skLookup", what: "hook skLookup", netns: true, caps: net, kernel: "CONFIG_BPF_SYSCALL and CONFIG_INET, version 5.9 or later", try: trySKLookup},
+		{name: "netkit", what: "hook netkit", netns: true, caps: net, kernel: "CONFIG_NETKIT, version 6.7 or later", try: tryNetkit},
 	}
 }
 
@@ -123,35 +122,21 @@ func tryClsBPF() (string, error) {
 }
 
 func tryNetfilter() (string, error) {
-	err := with(returning(netfilterAccept, ebpf.Netfilter, ebpf.AttachNetfilter), func(prog *ebpf.Program) error {
-		return attached(link.AttachNetfilter(link.NetfilterOptions{
-			Program: prog, ProtocolFamily: link.NetfilterProtoIPv4, Hook: link.NetfilterInetLocalIn, Priority: -100,
-		}))
-	})
-	return "localIn of IPv4", err
+	at := &volume.Netfilter{Family: "ipv4", Hook: "localIn"}
+	return at.String(), atHook(returning(netfilterAccept, ebpf.Netfilter, ebpf.AttachNetfilter), at)
 }
 
 func trySKLookup() (string, error) {
-	ns, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return "", err
-	}
-	defer ns.Close()
-	err = with(returning(skPass, ebpf.SkLookup, ebpf.AttachSkLookup), func(prog *ebpf.Program) error {
-		return attached(link.AttachNetNs(int(ns.Fd()), prog))
-	})
-	return "in a network namespace", err
+	return "in a network namespace", atHook(returning(skPass, ebpf.SkLookup, ebpf.AttachSkLookup), &volume.SKLookup{})
 }
 
 func tryNetkit() (string, error) {
 	device := &netlink.Netkit{LinkAttrs: netlink.LinkAttrs{Name: "doctor0"}, Mode: netlink.NETKIT_MODE_L2}
 	device.SetPeerAttrs(&netlink.LinkAttrs{Name: "doctor1"})
-	index, err := addLink(device)
-	if err != nil {
+	if _, err := addLink(device); err != nil {
 		return "", err
 	}
-	err = with(returning(tcNext, ebpf.SchedCLS, ebpf.AttachNetkitPrimary), func(prog *ebpf.Program) error {
-		return attached(link.AttachNetkit(link.NetkitOptions{Interface: index, Program: prog, Attach: ebpf.AttachNetkitPrimary}))
-	})
-	return "primary of a netkit pair", err
+	return "a netkit device and its peer", errors.Join(
+		atHook(returning(tcNext, ebpf.SchedCLS, ebpf.AttachNetkitPrimary), &volume.Netkit{Interfaces: []string{device.Name}}),
+		atHook(returning(tcNext, ebpf.SchedCLS, ebpf.AttachNetkitPeer), &volume.Netkit{Interfaces: []string{device.Name}, Peer: true}))
 }

@@ -7,6 +7,7 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,84 +24,133 @@ import (
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
-// rawCookie is the case of a raw tracepoint with a cookie, which Linux has from 6.10 on.
-const rawCookie = "raw tracepoint with cookie"
-
 // cases returns a case per hook. cgroup is the path of a cgroup of the test's own.
 func cases(t testing.TB, cgroup string) map[string]hookCase {
-	run := func(t testing.TB) {
-		if err := exec.Command("/bin/sh", "-c", "/bin/true; exit 0").Run(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	useLibc := func(t testing.TB) {
-		if f, err := elf.Open("/bin/sh"); err != nil {
-			t.Fatal(err)
-		} else if libs, err := f.ImportedLibraries(); err != nil || len(libs) == 0 {
-			t.Skipf("/bin/sh is linked statically (%v): it does not call the C library", err)
-		}
-		run(t)
-	}
+	exec := &volume.RawTracepoint{Name: "sched_process_exec"}
+	execCookie := &volume.RawTracepoint{Name: "sched_process_exec", Cookie: testCookie}
 	return map[string]hookCase{
-		"tracepoint": {ebpf.TracePoint, 0, &volume.Tracepoint{Group: "sched", Name: "sched_process_exec", Cookie: testCookie}, true, run},
-		"syscall tracepoint": {ebpf.TracePoint, 0, &volume.Tracepoint{Group: "syscalls", Name: "sys_enter_getpgid", Cookie: testCookie}, true, func(t testing.TB) {
-			if _, err := unix.Getpgid(0); err != nil {
-				t.Fatal(err)
-			}
-		}},
-		"rawTracepoint": {ebpf.RawTracepoint, 0, &volume.RawTracepoint{Name: "sched_process_exec"}, false, run},
-		rawCookie:       {ebpf.RawTracepoint, 0, &volume.RawTracepoint{Name: "sched_process_exec", Cookie: testCookie}, true, run},
-		"uprobe":        {ebpf.Kprobe, 0, &volume.Uprobe{Path: libc(t), Symbol: "malloc", Cookie: testCookie}, true, useLibc},
-		"uretprobe":     {ebpf.Kprobe, 0, &volume.Uprobe{Path: libc(t), Symbol: "malloc", Cookie: testCookie, Return: true}, true, useLibc},
-		"perfEvent": {ebpf.PerfEvent, 0, &volume.PerfEvent{Event: "cpu-clock", Frequency: 200, CPU: -1, Cookie: testCookie}, true, func(testing.TB) {
-			burn(100 * time.Millisecond)
-		}},
-		"cgroup": {ebpf.CGroupSockAddr, ebpf.AttachCGroupInet4Connect, &volume.Cgroup{Path: cgroup, Attach: "connect4"}, false, func(t testing.TB) {
-			connectIn(t, cgroup)
-		}},
+		"tracepoint": {
+			typ: ebpf.TracePoint, hook: &volume.Tracepoint{Group: "sched", Name: "sched_process_exec", Cookie: testCookie}, cookie: true, trigger: runSomething,
+		},
+		"syscall tracepoint": {
+			typ: ebpf.TracePoint, hook: &volume.Tracepoint{Group: "syscalls", Name: "sys_enter_getpgid", Cookie: testCookie}, cookie: true, trigger: getpgid,
+		},
+		"rawTracepoint":             {typ: ebpf.RawTracepoint, hook: exec, trigger: runSomething},
+		"rawTracepoint with cookie": {typ: ebpf.RawTracepoint, hook: execCookie, cookie: true, since: "6.10", trigger: runSomething},
+		"tp_btf":                    {typ: ebpf.Tracing, attach: ebpf.AttachTraceRawTp, hook: exec, trigger: runSomething},
+		"tp_btf with cookie":        {typ: ebpf.Tracing, attach: ebpf.AttachTraceRawTp, hook: execCookie, cookie: true, since: "6.10", trigger: runSomething},
+		"kprobe":                    {typ: ebpf.Kprobe, hook: &volume.Kprobe{Function: pgidFunction, Cookie: testCookie}, cookie: true, trigger: getpgid},
+		"kretprobe":                 {typ: ebpf.Kprobe, hook: &volume.Kprobe{Function: pgidFunction, Cookie: testCookie, Return: true}, cookie: true, trigger: getpgid},
+		"fentry":                    {typ: ebpf.Tracing, attach: ebpf.AttachTraceFEntry, hook: &volume.Fentry{Function: pgidFunction, Cookie: testCookie}, cookie: true, trigger: getpgid},
+		"fexit":                     {typ: ebpf.Tracing, attach: ebpf.AttachTraceFExit, hook: &volume.Fentry{Function: pgidFunction, Cookie: testCookie, Exit: true}, cookie: true, trigger: getpgid},
+		"uprobe":                    {typ: ebpf.Kprobe, hook: &volume.Uprobe{Path: libc(t), Symbol: "malloc", Cookie: testCookie}, cookie: true, trigger: useLibc},
+		"uretprobe":                 {typ: ebpf.Kprobe, hook: &volume.Uprobe{Path: libc(t), Symbol: "malloc", Cookie: testCookie, Return: true}, cookie: true, trigger: useLibc},
+		"lsm":                       {typ: ebpf.LSM, attach: ebpf.AttachLSMMac, hook: &volume.LSM{Name: "task_getpgid", Cookie: testCookie}, cookie: true, trigger: getpgid},
+		"perfEvent": {
+			typ: ebpf.PerfEvent, hook: &volume.PerfEvent{Event: "cpu-clock", Frequency: 200, CPU: -1, Cookie: testCookie}, cookie: true,
+			trigger: func(testing.TB, place) { burn(100 * time.Millisecond) },
+		},
+		"cgroup": {
+			typ: ebpf.CGroupSockAddr, attach: ebpf.AttachCGroupInet4Connect, hook: &volume.Cgroup{Path: cgroup, Attach: "connect4"},
+			trigger: func(t testing.TB, _ place) { socketsIn(t, cgroup) },
+		},
+		"netfilter": {
+			typ: ebpf.Netfilter, attach: ebpf.AttachNetfilter, hook: &volume.Netfilter{Family: "ipv4", Hook: "localOut", Priority: -10}, since: "6.4",
+			where: inNetNS, trigger: connectToNobody,
+		},
+		"skLookup": {typ: ebpf.SkLookup, attach: ebpf.AttachSkLookup, hook: &volume.SKLookup{}, where: inNetNS, trigger: connectToNobody},
+		"netkit": {
+			typ: ebpf.SchedCLS, attach: ebpf.AttachNetkitPrimary, hook: &volume.Netkit{Interfaces: []string{"nk0"}}, since: "6.7",
+			where: onNetkit, trigger: func(t testing.TB, p place) { p.here.SendUDP(t, p.peer.Addr, 1) },
+		},
+		"netkit peer": {
+			typ: ebpf.SchedCLS, attach: ebpf.AttachNetkitPeer, hook: &volume.Netkit{Interfaces: []string{"nk0"}, Peer: true}, since: "6.7",
+			where: onNetkit, trigger: func(t testing.TB, p place) { p.peer.SendUDP(t, p.here.Addr, 1) },
+		},
 	}
 }
 
-// connectIn runs a process in a cgroup that connects a socket.
-func connectIn(t testing.TB, cgroup string) {
+// pgidFunction is called when getpgid gets, and so is the LSM hook of its name, on every kernel with security modules.
+const pgidFunction = "security_task_getpgid"
+
+// getpgid asks for the process group of a process by its number, which nothing else on the machine does.
+func getpgid(t testing.TB, _ place) {
 	t.Helper()
-	dir, err := openCgroup(cgroup)
+	if _, err := unix.Getpgid(os.Getpid()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func runSomething(t testing.TB, _ place) {
+	t.Helper()
+	if err := exec.Command("/bin/sh", "-c", "/bin/true; exit 0").Run(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func useLibc(t testing.TB, p place) {
+	t.Helper()
+	f, err := elf.Open("/bin/sh")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dir.Close()
-	cmd := self("connect")
-	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
-	if err := cmd.Run(); err != nil {
-		t.Fatal(err)
+	defer f.Close()
+	if libs, err := f.ImportedLibraries(); err != nil || len(libs) == 0 {
+		t.Skipf("/bin/sh is linked statically (%v): it does not call the C library", err)
+	}
+	runSomething(t, p)
+}
+
+// connectToNobody sends a packet that the namespace receives itself, and looks for a socket for it, before it returns.
+func connectToNobody(t testing.TB, p place) {
+	t.Helper()
+	err := p.do(func() error {
+		c, err := net.Dial("tcp4", "127.0.0.1:9")
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
+	if !errors.Is(err, unix.ECONNREFUSED) {
+		t.Fatalf("connect: %v, want it refused", err)
 	}
 }
 
-// newCgroup makes a cgroup and returns its path below the mount.
-func newCgroup(t testing.TB) string {
+// prepared finds the place of a case, and skips the test if this kernel has not the hook.
+func (c hookCase) prepared(t testing.TB) place {
 	t.Helper()
 	bpftest.Root(t)
-	mounts, err := cgroupMounts()
-	if err != nil || len(mounts) == 0 {
-		t.Skipf("cgroup2 is not mounted: %v", err)
+	if c.since != "" {
+		bpftest.SkipOnOldKernel(t, c.since, "the hook "+c.hook.String())
 	}
-	dir, err := os.MkdirTemp(mounts[0], "bpfvol-test-") //nolint:usetesting // a cgroup can be made only below a cgroup
+	if c.where == nil {
+		c.where = anywhere
+	}
+	p := c.where(t)
+	prog, runs, err := newCounter(c)
+	bpftest.SkipIfForbidden(t, err)
 	if err != nil {
-		t.Skipf("make a cgroup: %v", err)
+		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		// A process that has just ended may still be leaving.
-		for end := time.Now().Add(2 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-			err := os.Remove(dir)
-			if err == nil || time.Now().After(end) {
-				if err != nil {
-					t.Error(err)
-				}
-				return
-			}
-		}
+	defer runs.Close()
+	defer prog.Close()
+	links, err := p.attach(prog, c.hook)
+	bpftest.SkipIfNotSupported(t, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		l.Close()
+	}
+	return p
+}
+
+func (p place) attach(prog *ebpf.Program, h volume.Hook) (links []link.Link, err error) {
+	err = p.do(func() (err error) {
+		links, err = Attach(prog, h)
+		return err
 	})
-	return filepath.Base(dir)
+	return links, err
 }
 
 func self(role string, env ...string) *exec.Cmd {
@@ -111,7 +161,13 @@ func self(role string, env ...string) *exec.Cmd {
 
 func attach(t testing.TB, prog *ebpf.Program, h volume.Hook) []link.Link {
 	t.Helper()
-	links, err := Attach(prog, h)
+	return place{}.attached(t, prog, h)
+}
+
+// attached attaches for the time of the test.
+func (p place) attached(t testing.TB, prog *ebpf.Program, h volume.Hook) []link.Link {
+	t.Helper()
+	links, err := p.attach(prog, h)
 	if err != nil {
 		t.Fatalf("attach %s: %v", h, err)
 	}
@@ -127,17 +183,15 @@ func TestProgramsRunWhereAttached(t *testing.T) {
 	cgroup := newCgroup(t)
 	for name, c := range cases(t, cgroup) {
 		t.Run(name, func(t *testing.T) {
-			if name == rawCookie {
-				bpftest.SkipOnOldKernel(t, "6.10", name)
-			}
-			prog, runs, err := newCounter(c.typ, c.attach, c.cookie)
+			p := c.prepared(t)
+			prog, runs, err := newCounter(c)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer runs.Close()
 			defer prog.Close()
-			links := attach(t, prog, c.hook)
-			c.trigger(t)
+			links := p.attached(t, prog, c.hook)
+			c.trigger(t, p)
 			n, cookie := runsOf(t, runs)
 			if n == 0 {
 				t.Error("the program did not run")
@@ -150,17 +204,17 @@ func TestProgramsRunWhereAttached(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			stopped(t, runs, c)
+			stopped(t, runs, c, p)
 		})
 	}
 }
 
 // stopped checks that a hook no longer runs the program. A link closes on a kernel thread.
-func stopped(t testing.TB, runs *ebpf.Map, c hookCase) {
+func stopped(t testing.TB, runs *ebpf.Map, c hookCase, p place) {
 	t.Helper()
 	for end := time.Now().Add(3 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		before, _ := runsOf(t, runs)
-		c.trigger(t)
+		c.trigger(t, p)
 		if after, _ := runsOf(t, runs); after == before {
 			return
 		}
@@ -174,34 +228,16 @@ func TestPinnedLinksOutliveTheirMaker(t *testing.T) {
 	cgroup := newCgroup(t)
 	for name, c := range cases(t, cgroup) {
 		t.Run(name, func(t *testing.T) {
-			if name == rawCookie {
-				bpftest.SkipOnOldKernel(t, "6.10", name)
-			}
+			p := c.prepared(t)
 			dir := bpftest.BPFFS(t)
-			maker := self("maker", caseEnv+"="+name, dirEnv+"="+dir, "BPFVOL_HOOK_CGROUP="+cgroup)
-			out, err := maker.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := maker.Start(); err != nil {
-				t.Fatal(err)
-			}
-			said, _ := bufio.NewReader(out).ReadString('\n')
-			if err := maker.Process.Signal(syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-			maker.Wait()
-			if strings.TrimSpace(said) != "ready" {
-				t.Fatalf("maker: %s", said)
-			}
-
+			makeAndKill(t, p, name, dir, cgroup)
 			runs, err := ebpf.LoadPinnedMap(filepath.Join(dir, "runs"), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer runs.Close()
 			before, _ := runsOf(t, runs)
-			c.trigger(t)
+			c.trigger(t, p)
 			if after, _ := runsOf(t, runs); after == before {
 				t.Error("the program died with its maker")
 			}
@@ -214,15 +250,39 @@ func TestPinnedLinksOutliveTheirMaker(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			stopped(t, runs, c)
+			stopped(t, runs, c, p)
 		})
 	}
 }
 
-// makeLinks is the process that TestPinnedLinksOutliveTheirMaker kills.
+// makeAndKill has a process attach the program of a case, pin links and map to dir, and kills it.
+func makeAndKill(t *testing.T, p place, name, dir, cgroup string) {
+	t.Helper()
+	maker := self("maker", caseEnv+"="+name, dirEnv+"="+dir, cgroupEnv+"="+cgroup)
+	out, err := maker.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.do(maker.Start); err != nil {
+		t.Fatal(err)
+	}
+	said, _ := bufio.NewReader(out).ReadString('\n')
+	if err := maker.Process.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	maker.Wait()
+	if strings.TrimSpace(said) != "ready" {
+		t.Fatalf("maker: %s", said)
+	}
+}
+
+// makeLinks is the process that is killed.
 func makeLinks(name, dir string) error {
-	c := cases(&testing.T{}, os.Getenv("BPFVOL_HOOK_CGROUP"))[name]
-	prog, runs, err := newCounter(c.typ, c.attach, c.cookie)
+	c, ok := cases(&testing.T{}, os.Getenv(cgroupEnv))[name]
+	if !ok {
+		c = iteratorCase
+	}
+	prog, runs, err := newCounter(c)
 	if err != nil {
 		return err
 	}
@@ -236,24 +296,6 @@ func makeLinks(name, dir string) error {
 		}
 	}
 	return runs.Pin(filepath.Join(dir, "runs"))
-}
-
-func TestUnsupportedHookNamesTheSupportedOnes(t *testing.T) {
-	for _, k := range volume.Kinds {
-		err := Supported(k)
-		switch k {
-		case volume.KindXDP, volume.KindTC, volume.KindTracepoint, volume.KindRawTracepoint, volume.KindUprobe,
-			volume.KindUretprobe, volume.KindCgroup, volume.KindPerfEvent:
-			if err != nil {
-				t.Errorf("Supported(%s) = %v, want nil", k, err)
-			}
-		default:
-			want := string(k) + ": not supported yet by this version; supported: xdp, tc, tracepoint, rawTracepoint, uprobe, uretprobe, cgroup, perfEvent"
-			if !errors.As(err, new(*UnsupportedError)) || err.Error() != want {
-				t.Errorf("Supported(%s) = %v, want %s", k, err, want)
-			}
-		}
-	}
 }
 
 func TestMissingNamesSayWhatThereIs(t *testing.T) {
@@ -298,6 +340,14 @@ func TestAttachErrorsLeaveNothing(t *testing.T) {
 		want string
 	}{
 		{ebpf.TracePoint, &volume.RawTracepoint{Name: "sched_switch"}, "program is of type TracePoint, the hook needs RawTracepoint"},
+		{ebpf.TracePoint, &volume.Kprobe{Function: pgidFunction}, "program is of type TracePoint, the hook needs Kprobe"},
+		{ebpf.TracePoint, &volume.Fentry{Function: pgidFunction}, "program is of type TracePoint, the hook needs Tracing"},
+		{ebpf.TracePoint, &volume.LSM{Name: "file_open"}, "program is of type TracePoint, the hook needs LSM"},
+		{ebpf.TracePoint, &volume.Iter{Target: "task"}, "program is of type TracePoint, the hook needs Tracing"},
+		{ebpf.TracePoint, &volume.Netfilter{Family: "ipv4", Hook: "localIn"}, "program is of type TracePoint, the hook needs Netfilter"},
+		{ebpf.TracePoint, &volume.SKLookup{}, "program is of type TracePoint, the hook needs SkLookup"},
+		{ebpf.TracePoint, &volume.Netkit{Interfaces: []string{"lo"}}, "program is of type TracePoint, the hook needs SchedCLS"},
+		{ebpf.XDP, &volume.XDP{Interfaces: []string{"lo"}}, "xdp: its programs share a point; package dispatcher attaches them"},
 		{ebpf.Kprobe, &volume.Uprobe{Path: "/etc/passwd", Symbol: "root"}, "bad magic number"},
 		{ebpf.Kprobe, &volume.Uprobe{Path: "/etc", Symbol: "root"}, "not a regular file"},
 		{ebpf.Kprobe, &volume.Uprobe{Path: "/bin/sh"}, "neither symbol nor offset given"},

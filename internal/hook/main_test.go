@@ -4,7 +4,6 @@ package hook
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 
 	"github.com/bpfvol/bpfvol/internal/bpftest"
 	"github.com/bpfvol/bpfvol/internal/volume"
@@ -20,17 +20,16 @@ import (
 
 // The test binary plays other processes, too: what it is to do is in these variables.
 const (
-	roleEnv = "BPFVOL_HOOK_ROLE"
-	caseEnv = "BPFVOL_HOOK_CASE"
-	dirEnv  = "BPFVOL_HOOK_DIR"
+	roleEnv   = "BPFVOL_HOOK_ROLE"
+	caseEnv   = "BPFVOL_HOOK_CASE"
+	dirEnv    = "BPFVOL_HOOK_DIR"
+	cgroupEnv = "BPFVOL_HOOK_CGROUP"
 )
 
 func TestMain(m *testing.M) {
 	switch os.Getenv(roleEnv) {
-	case "connect":
-		if c, err := net.Dial("udp4", "127.0.0.1:9"); err == nil {
-			c.Close()
-		}
+	case "sockets":
+		useSockets()
 		os.Exit(0)
 	case "burn":
 		fmt.Scanln(new(string))
@@ -59,7 +58,7 @@ func burn(d time.Duration) {
 // counter makes a program that counts its runs in a map, and the map.
 func counter(t testing.TB, typ ebpf.ProgramType, attach ebpf.AttachType) (*ebpf.Program, *ebpf.Map) {
 	t.Helper()
-	prog, runs, err := newCounter(typ, attach, false)
+	prog, runs, err := newCounter(hookCase{typ: typ, attach: attach})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,8 +66,9 @@ func counter(t testing.TB, typ ebpf.ProgramType, attach ebpf.AttachType) (*ebpf.
 	return prog, runs
 }
 
-// newCounter makes a program that adds 1 to runs[0], writes its cookie to runs[1] if it is to, and returns 1.
-func newCounter(typ ebpf.ProgramType, attach ebpf.AttachType, cookie bool) (*ebpf.Program, *ebpf.Map, error) {
+// newCounter makes the program of a case: it adds 1 to runs[0], writes its cookie to runs[1] if it is to, and returns what
+// lets everything go on.
+func newCounter(c hookCase) (*ebpf.Program, *ebpf.Map, error) {
 	runs, err := ebpf.NewMap(&ebpf.MapSpec{Name: "runs", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 2})
 	if err != nil {
 		return nil, nil, err
@@ -77,18 +77,39 @@ func newCounter(typ ebpf.ProgramType, attach ebpf.AttachType, cookie bool) (*ebp
 	insns = append(insns, asm.Mov.Reg(asm.R7, asm.R1))
 	insns = append(insns, entry(runs, 0, "no-entry")...)
 	insns = append(insns, asm.Mov.Imm(asm.R1, 1), asm.AddAtomic.Mem(asm.R0, asm.R1, asm.DWord, 0))
-	if cookie {
+	if c.cookie {
 		insns = append(insns, asm.Mov.Reg(asm.R1, asm.R7), asm.FnGetAttachCookie.Call(), asm.Mov.Reg(asm.R6, asm.R0))
 		insns = append(insns, entry(runs, 1, "no-entry")...)
 		insns = append(insns, asm.StoreMem(asm.R0, 0, asm.R6, asm.DWord))
 	}
-	insns = append(insns, asm.Mov.Imm(asm.R0, 1).WithSymbol("no-entry"), asm.Return())
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "counter", Type: typ, AttachType: attach, Instructions: insns, License: "GPL"})
+	goOn := int32(1)
+	switch c.typ {
+	case ebpf.Tracing, ebpf.LSM:
+		goOn = 0
+	case ebpf.SchedCLS:
+		goOn = -1
+	}
+	insns = append(insns, asm.Mov.Imm(asm.R0, goOn).WithSymbol("no-entry"), asm.Return())
+	spec := &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{"counter": {
+		Name: "counter", Type: c.typ, AttachType: c.attach, AttachTo: loadedFor(c.hook), Instructions: insns, License: "GPL",
+	}}}
+	loaded, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: types, Programs: ebpf.ProgramOptions{LogDisabled: true}})
 	if err != nil {
 		runs.Close()
 		return nil, nil, err
 	}
-	return prog, runs, nil
+	return loaded.Programs["counter"], runs, nil
+}
+
+// types is the kernel's BTF for all tests, as in the daemon.
+var types = btf.NewCache()
+
+// loadedFor is what package loader tells the kernel when it loads a program for a hook.
+func loadedFor(h volume.Hook) string {
+	if t, ok := targetOf(h); ok {
+		return t.name
+	}
+	return ""
 }
 
 func entry(m *ebpf.Map, key int64, otherwise string) asm.Instructions {
@@ -132,8 +153,33 @@ type hookCase struct {
 	typ     ebpf.ProgramType
 	attach  ebpf.AttachType
 	hook    volume.Hook
-	cookie  bool // the hook has testCookie
-	trigger func(t testing.TB)
+	cookie  bool   // the hook has testCookie
+	since   string // the kernel that has it, where the oldest of the matrix has not
+	where   func(testing.TB) place
+	trigger func(testing.TB, place)
+}
+
+// place is where a hook is.
+type place struct {
+	here *bpftest.NetNS // where the program is attached; nil is the test's own namespace
+	peer *bpftest.NetNS // at the other end of the interface
+}
+
+// do calls f where the program is attached.
+func (p place) do(f func() error) error {
+	if p.here == nil {
+		return f()
+	}
+	return p.here.Do(f)
+}
+
+func anywhere(testing.TB) place { return place{} }
+
+func inNetNS(t testing.TB) place { return place{here: bpftest.NewNetNS(t)} }
+
+func onNetkit(t testing.TB) place {
+	a, b := bpftest.Netkit(t)
+	return place{here: a, peer: b}
 }
 
 const testCookie = uint64(0x1122_3344_5566_7788)

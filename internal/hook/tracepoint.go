@@ -31,16 +31,14 @@ func attachTracepoint(prog *ebpf.Program, h *volume.Tracepoint) (link.Link, erro
 	defer unix.Close(event)
 	l, err := linkPerfEvent(prog, event, h.Cookie)
 	if errors.Is(err, unix.E2BIG) { // BPF_TRACE_MAX_PROGS, kernel/trace/bpf_trace.c
-		text := fmt.Sprintf("tracepoint %s: 64 programs run there, more than that the kernel does not take; use another tracepoint or rawTracepoint",
-			quote(h.Group+"/"+h.Name))
-		return nil, &worded{text, []error{err}}
+		return nil, full("tracepoint "+quote(h.Group+"/"+h.Name), 64, "use another tracepoint or rawTracepoint")
 	}
 	return l, err
 }
 
 // tracepointID asks tracefs for the number of an event.
 func tracepointID(group, name string) (uint64, error) {
-	fs, err := openTracefs()
+	fs, err := openDetached("tracefs")
 	if err != nil {
 		return 0, err
 	}
@@ -80,10 +78,14 @@ func prefixed(prefix string, names []string) []string {
 }
 
 func attachRawTracepoint(prog *ebpf.Program, h *volume.RawTracepoint) (link.Link, error) {
-	if err := wantType(prog, ebpf.RawTracepoint, ebpf.RawTracepointWritable); err != nil {
+	if err := wantType(prog, ebpf.RawTracepoint, ebpf.RawTracepointWritable, ebpf.Tracing); err != nil {
 		return nil, err
 	}
-	l, err := linkRawTracepoint(prog, h.Name, h.Cookie)
+	name := h.Name
+	if prog.Type() == ebpf.Tracing {
+		name = "" // it was loaded for this tracepoint (tp_btf) and is for no other
+	}
+	l, err := linkRawTracepoint(prog, name, h.Cookie)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) && !isName(h.Name) {
 		return nil, &MissingError{What: "raw tracepoint", Name: h.Name, Where: "there are", Known: rawTracepoints()}
 	} else if err != nil {
@@ -95,7 +97,7 @@ func attachRawTracepoint(prog *ebpf.Program, h *volume.RawTracepoint) (link.Link
 // rawTracepoints lists the names of the kernel's tracepoints, as far as their trace events bear the same ones: all
 // but few do. Events of the group "syscalls" have no tracepoint of their own.
 func rawTracepoints() []string {
-	fs, err := openTracefs()
+	fs, err := openDetached("tracefs")
 	if err != nil {
 		return nil
 	}

@@ -58,7 +58,7 @@ func openRegular(path string) (*os.File, error) {
 	if notThere(err) {
 		return nil, &MissingError{What: "binary", Name: path}
 	} else if err != nil {
-		return nil, fmt.Errorf("binary %s: %w", quote(path), err)
+		return nil, unreadable(path, err)
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
@@ -70,9 +70,17 @@ func openRegular(path string) (*os.File, error) {
 	}
 	file, err := os.Open(ownFile(fd))
 	if err != nil {
-		return nil, fmt.Errorf("binary %s: %w", quote(path), errors.Unwrap(err))
+		return nil, unreadable(path, err)
 	}
 	return file, nil
+}
+
+// unreadable is about a file that exists. Some file systems refuse root.
+func unreadable(path string, err error) error {
+	if errors.Is(err, os.ErrPermission) {
+		return unfit("binary %s: %v; make it readable", quote(path), errnoOf(err))
+	}
+	return fmt.Errorf("binary %s: %w", quote(path), errnoOf(err))
 }
 
 // ownFile is a path of a file that this process has open.

@@ -43,6 +43,18 @@ func (e *Engine) apply(ctx context.Context, name string, v *decided, rec *Record
 	if err != nil {
 		return err
 	}
+	if err := os.Mkdir(filepath.Join(e.pins(name), "links"), 0o700); err != nil {
+		return pinsError(err)
+	}
+	content.Iterators, err = e.attachIterators(name, v.members, coll)
+	defer func() {
+		for _, it := range content.Iterators {
+			it.Link.Close()
+		}
+	}()
+	if err != nil {
+		return err
+	}
 	// Building what the pod will see leaves nothing behind, and attaching mostly waits for the kernel.
 	var tree *podfs.Tree
 	var building errgroup.Group
@@ -76,15 +88,34 @@ func (e *Engine) apply(ctx context.Context, name string, v *decided, rec *Record
 }
 
 func (e *Engine) attachAll(ctx context.Context, name string, members []member, coll *loader.Collection) error {
-	if err := os.Mkdir(filepath.Join(e.pins(name), "links"), 0o700); err != nil {
-		return pinsError(err)
-	}
 	for i, m := range members {
+		if m.hook.Kind() == volume.KindIter {
+			continue // attachIterators did
+		}
 		if err := e.attach(ctx, name, i, m, coll); err != nil {
 			return fmt.Errorf("program %q: %w", m.program, err)
 		}
 	}
 	return nil
+}
+
+// attachIterators attaches and pins the members that the volume shows as files. Nothing runs by that: readers run them. The
+// caller closes what is returned, also beside an error.
+func (e *Engine) attachIterators(name string, members []member, coll *loader.Collection) (its []podfs.Iterator, err error) {
+	for i, m := range members {
+		if m.hook.Kind() != volume.KindIter {
+			continue
+		}
+		links, err := hook.Attach(coll.Programs[m.program], m.hook)
+		if err != nil {
+			return its, fmt.Errorf("program %q: %w", m.program, err)
+		}
+		its = append(its, podfs.Iterator{Name: m.program, Link: links[0]})
+		if err := links[0].Pin(e.linkPin(name, i, 0, m.program)); err != nil {
+			return its, pinsError(err)
+		}
+	}
+	return its, nil
 }
 
 // attach runs one member: by the dispatcher where several must share one program, else by links of its own.
@@ -111,9 +142,14 @@ func (e *Engine) attach(ctx context.Context, name string, i int, m member, coll 
 		return err
 	}
 	for j, l := range links {
-		err = errors.Join(err, l.Pin(filepath.Join(e.pins(name), "links", fmt.Sprintf("%d-%d-%s", i, j, m.program))), l.Close())
+		err = errors.Join(err, l.Pin(e.linkPin(name, i, j, m.program)), l.Close())
 	}
 	return err
+}
+
+// linkPin is where link j of member i is pinned. Status reads the name.
+func (e *Engine) linkPin(name string, i, j int, program string) string {
+	return filepath.Join(e.pins(name), "links", fmt.Sprintf("%d-%d-%s", i, j, program))
 }
 
 // content is what the target will show.

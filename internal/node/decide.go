@@ -4,11 +4,9 @@ package node
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/bpfvol/bpfvol/dispatcher"
-	"github.com/bpfvol/bpfvol/internal/hook"
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/podfs"
 	"github.com/bpfvol/bpfvol/internal/volume"
@@ -62,9 +60,6 @@ func (e *Engine) decide(ctx context.Context, req Request, spec volume.Spec) (*de
 	if err != nil {
 		return nil, err
 	}
-	if err := supported(object.Attach()); err != nil {
-		return nil, err
-	}
 	members, facts, err := place(object)
 	if err != nil {
 		return nil, err
@@ -95,7 +90,11 @@ func place(object *loader.Object) ([]member, verify.Facts, error) {
 		}
 		var names []string
 		for _, p := range points {
-			members = append(members, member{program: a.Program, hook: onInterfaces(a.Hook, []string{p.Interface}), point: &p})
+			m := member{program: a.Program, hook: onInterfaces(a.Hook, []string{p.Interface}), point: &p}
+			if a.Hook.Kind() == volume.KindNetkit {
+				m.point = nil
+			}
+			members = append(members, m)
 			names = append(names, p.Interface)
 		}
 		facts.Attach = append(facts.Attach, volume.Attach{Program: a.Program, Hook: onInterfaces(a.Hook, names)})
@@ -114,17 +113,12 @@ func onInterfaces(h volume.Hook, names []string) volume.Hook {
 		on := *h
 		on.Interfaces = names
 		return &on
+	case *volume.Netkit:
+		on := *h
+		on.Interfaces = names
+		return &on
 	}
 	return h
-}
-
-func supported(attach []volume.Attach) error {
-	for _, a := range attach {
-		if err := hook.Supported(a.Hook.Kind()); err != nil {
-			return fmt.Errorf("program %q: %w", a.Program, err)
-		}
-	}
-	return nil
 }
 
 func (v *decided) record(req Request) *Record {

@@ -21,6 +21,7 @@ import (
 	"github.com/bpfvol/bpfvol/internal/bpftest"
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/image/imagetest"
+	"github.com/bpfvol/bpfvol/internal/volume"
 	"github.com/bpfvol/bpfvol/verify"
 	"github.com/bpfvol/bpfvol/verify/cosign"
 )
@@ -66,7 +67,7 @@ spec:
   - key:
       data: |
         ` + strings.ReplaceAll(strings.TrimSpace(string(public)), "\n", "\n        ") + `
-  allow: {hooks: [xdp, tc, tracepoint, uprobe]}
+  allow: {hooks: [` + strings.Join(kinds(), ", ") + `]}
   subjects: [team/app]
 `
 	policies, err := verify.ParsePolicies([]byte(policy), "acme.yaml", cosign.Compile)
@@ -83,6 +84,15 @@ spec:
 	tmpfs(t, f.opts.StateDir)
 	f.restart(t)
 	return f
+}
+
+// kinds are all hooks.
+func kinds() []string {
+	var all []string
+	for _, k := range volume.Kinds {
+		all = append(all, string(k))
+	}
+	return all
 }
 
 // tmpfs makes dir what it is in production: a file system that a reboot clears.
@@ -188,20 +198,29 @@ func (f *fixture) published(t testing.TB, req Request, err error) {
 // hits is element 0 of the map hits as the pod reads it.
 func hits(t testing.TB, target string) uint64 {
 	t.Helper()
+	return allHits(t, target)[0]
+}
+
+// allHits is the array hits as the pod reads it.
+func allHits(t testing.TB, target string) []uint64 {
+	t.Helper()
 	file, err := os.Open(filepath.Join(target, "json", "hits"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	lines := bufio.NewScanner(file)
-	if !lines.Scan() {
+	var all []uint64
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		var line struct{ Key, Value uint64 }
+		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
+			t.Fatalf("json/hits: %q: %v", lines.Text(), err)
+		}
+		all = append(all, line.Value)
+	}
+	if len(all) == 0 {
 		t.Fatal("json/hits is empty")
 	}
-	var first struct{ Key, Value uint64 }
-	if err := json.Unmarshal(lines.Bytes(), &first); err != nil {
-		t.Fatalf("json/hits: %q: %v", lines.Text(), err)
-	}
-	return first.Value
+	return all
 }
 
 func getpgid(t testing.TB, times int) {

@@ -26,9 +26,6 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 	if err != nil {
 		return err
 	}
-	if err := supported(spec.Attach); err != nil {
-		return err
-	}
 	if err := podfs.Check(req.Target, e.opts.TargetRoot); err != nil {
 		return err
 	}

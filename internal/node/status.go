@@ -168,7 +168,7 @@ func (e *Engine) ownLinks(name string, rec Record) ([]ownLink, error) {
 	return links, errors.Join(errs...)
 }
 
-// readLink reads a pin. attach named it <index of the program in the record>-<index of the link>-<program>.
+// readLink reads a pin, which linkPin names: <index of the program in the record>-<index of the link>-<program>.
 func readLink(dir, pin string, rec Record) (ownLink, error) {
 	parts := strings.SplitN(pin, "-", 3)
 	i, err := strconv.Atoi(parts[0])

@@ -25,12 +25,15 @@ const childEnv = "BPFVOL_PODFS_CHILD"
 type user struct {
 	uid, gid uint32
 	groups   []uint32
+	clone    uintptr // namespaces of its own
 }
 
 var (
 	root   = user{}
 	nobody = user{uid: 65534, gid: 65534}
 	member = user{uid: 65534, gid: 65534, groups: []uint32{2000}}
+	// apart sees no process but its own.
+	apart = user{uid: 65534, gid: 65534, clone: syscall.CLONE_NEWPID}
 )
 
 // as runs a child and returns what it printed.
@@ -39,7 +42,7 @@ func as(t testing.TB, u user, what string, args ...string) string {
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Env = append(os.Environ(), childEnv+"="+what)
 	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: u.uid, Gid: u.gid, Groups: u.groups}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: u.uid, Gid: u.gid, Groups: u.groups}, Cloneflags: u.clone}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return strings.TrimSpace(fmt.Sprintf("%s%v", out, err))

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
 
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
@@ -20,6 +22,8 @@ type Content struct {
 	// Types is the object's BTF as a file. Empty: no file.
 	Types []byte
 	Maps  []Map
+	// Iterators are those of the programs whose hook is iter.
+	Iterators []Iterator
 	// Group may read, and nobody else. Nil: everybody may.
 	Group *int
 }
@@ -32,6 +36,12 @@ type Map struct {
 	Access     volume.Access
 }
 
+// Iterator is a program that runs when its file is read, and what it prints is what is read. It stays the caller's.
+type Iterator struct {
+	Name string // of the program
+	Link link.Link
+}
+
 // Volume is volume.json. Its fields are part of the fixed interface.
 type Volume struct {
 	Version  int       `json:"version"` // 1
@@ -39,6 +49,15 @@ type Volume struct {
 	Signer   string    `json:"signer"`
 	Programs []Program `json:"programs"`
 	Maps     []Shown   `json:"maps"`
+}
+
+// dirs are the directories that the volume has.
+func (v *Volume) dirs() []string {
+	dirs := []string{dirMaps, dirJSON}
+	if slices.ContainsFunc(v.Programs, func(p Program) bool { return p.Hook == string(volume.KindIter) }) {
+		dirs = append(dirs, dirIter)
+	}
+	return dirs
 }
 
 // Image is the bytecode image that the programs came from.
@@ -72,14 +91,14 @@ const version = 1
 // ErrWritable is for maps with access rw.
 var ErrWritable = errors.New("not supported yet by this version")
 
-// mapName is what bpffs takes as a name, within the length of an ELF symbol that anybody writes.
-var mapName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]{0,127}$`)
+// fileName is what bpffs takes as a name, within the length of an ELF symbol that anybody writes.
+var fileName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]{0,127}$`)
 
 func (c *Content) check() error {
 	seen := map[string]bool{}
 	for _, m := range c.Maps {
 		switch {
-		case !mapName.MatchString(m.Name):
+		case !fileName.MatchString(m.Name):
 			return fmt.Errorf("map %.140q: not a file name on bpffs; letters, digits, _ and - are", m.Name)
 		case seen[m.Name]:
 			return fmt.Errorf("map %q: shown twice", m.Name)
@@ -87,6 +106,11 @@ func (c *Content) check() error {
 			return fmt.Errorf("map %q: access rw: %w; show it read-only", m.Name, ErrWritable)
 		}
 		seen[m.Name] = true
+	}
+	for _, it := range c.Iterators {
+		if !fileName.MatchString(it.Name) {
+			return fmt.Errorf("iterator %.140q: not a file name on bpffs; letters, digits, _ and - are", it.Name)
+		}
 	}
 	return nil
 }

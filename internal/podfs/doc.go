@@ -4,14 +4,17 @@
 //
 //	volume.json   what this is                           } a tmpfs, at the target
 //	types.btf     the object's BTF                       }
-//	maps/<map>    pins, for BPF_OBJ_GET, BPF_F_RDONLY    } two directories of a bpffs
+//	maps/<map>    pins, for BPF_OBJ_GET, BPF_F_RDONLY    } directories of a bpffs
 //	json/<map>    iterators that print the maps, for cat }
+//	iter/<prog>   the volume's own iterators, if any     }
 //
 // The target is a tmpfs because a bpffs cannot be idmapped, which the top mount of a volume must be for a pod with
 // hostUsers: false. Each superblock is private to the volume, complete and read-only before it is attached anywhere;
 // the tmpfs is attached first (Linux before 6.15 attaches nothing to a tree that is not attached), then its children.
 //
 // Invariants:
+//   - what a program of the volume prints can be read without privilege, too, and shows the reader's own namespaces
+//     (TestIteratorsAreFiles);
 //   - nobody gets a writable map, root neither, and every map can be read without privilege: by OBJ_GET, and by cat
 //     where seccomp refuses bpf(2) (TestUnprivilegedReader, TestNobodyWrites, TestGroup);
 //   - a failed Mount leaves nothing (TestMountFails), a killed one only what Unmount takes away (TestKilledWhileMounting);

@@ -15,19 +15,39 @@ import (
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
-// newPins makes a bpffs with a directory for maps and one for iterators. Only those are attached: kernels with
+// newPins makes a bpffs with the volume's directories. Only those are attached: kernels with
 // CONFIG_BPF_PRELOAD put iterators over all maps and programs of the machine into the root, which are none of the pod's
 // business, and let nobody remove them.
-func newPins(o owner) (*superblock, error) {
+func newPins(dirs []string, o owner) (*superblock, error) {
 	s, err := newSuperblock("bpf", o, nil)
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(s.mkdir(dirMaps, o), s.mkdir(dirJSON, o)); err != nil {
-		s.root.Close()
-		return nil, err
+	for _, dir := range dirs {
+		if err := s.mkdir(dir, o); err != nil {
+			s.root.Close()
+			return nil, err
+		}
 	}
 	return s, nil
+}
+
+// pinLink pins a program's iterator.
+func pinLink(it Iterator, s *superblock, o owner) error {
+	info, err := it.Link.Info()
+	if err != nil {
+		return fmt.Errorf("iterator %q: %w", it.Name, err)
+	}
+	// As with maps: the caller's may be pinned, and Pin would move that.
+	clone, err := link.NewFromID(info.ID)
+	if err != nil {
+		return fmt.Errorf("iterator %q: %w", it.Name, err)
+	}
+	defer clone.Close()
+	if err := pin(clone, dirIter+"/"+it.Name, s, o); err != nil {
+		return fmt.Errorf("iterator %q: %w", it.Name, err)
+	}
+	return nil
 }
 
 // pinMap pins a map and, where its type allows, an iterator that prints it.

@@ -32,6 +32,7 @@ const (
 	fileTypes  = "types.btf"
 	dirMaps    = "maps"
 	dirJSON    = "json"
+	dirIter    = "iter"
 )
 
 // Tree is a volume that nobody sees yet. It goes with Close unless it has been mounted.
@@ -39,6 +40,7 @@ type Tree struct {
 	opts Options
 	top  *superblock // volume.json, types.btf, and where to attach the pins
 	pins *superblock
+	dirs []string
 }
 
 // Build makes the volume's file systems, with pins and iterators, and makes them read-only. The caller must Close it.
@@ -125,8 +127,14 @@ func makeTarget(parent *os.File, target string) (_ *os.File, created bool, err e
 
 func (t *Tree) fill(ctx context.Context, c Content) (err error) {
 	o := c.owner()
-	if t.pins, err = newPins(o); err != nil {
+	t.dirs = c.Volume.dirs()
+	if t.pins, err = newPins(t.dirs, o); err != nil {
 		return err
+	}
+	for _, it := range c.Iterators {
+		if err := pinLink(it, t.pins, o); err != nil {
+			return err
+		}
 	}
 	v := c.Volume
 	v.Version = version
@@ -146,7 +154,7 @@ func (t *Tree) fill(ctx context.Context, c Content) (err error) {
 	if err != nil {
 		return fmt.Errorf("%s: %w", fileVolume, err)
 	}
-	if t.top, err = newTop(append(text, '\n'), c.Types, o); err != nil {
+	if t.top, err = newTop(append(text, '\n'), c.Types, t.dirs, o); err != nil {
 		return err
 	}
 	for _, s := range []*superblock{t.pins, t.top} {
@@ -158,7 +166,7 @@ func (t *Tree) fill(ctx context.Context, c Content) (err error) {
 }
 
 // newTop makes the tmpfs, as large as its files.
-func newTop(text, types []byte, o owner) (_ *superblock, err error) {
+func newTop(text, types []byte, dirs []string, o owner) (_ *superblock, err error) {
 	const page, inodes = 4096, 16
 	pages := len(text)/page + len(types)/page + inodes
 	s, err := newSuperblock("tmpfs", o, map[string]string{
@@ -169,11 +177,10 @@ func newTop(text, types []byte, o owner) (_ *superblock, err error) {
 	if err != nil {
 		return nil, err
 	}
-	err = errors.Join(
-		s.write(fileVolume, text, o),
-		s.mkdir(dirMaps, o),
-		s.mkdir(dirJSON, o),
-	)
+	err = s.write(fileVolume, text, o)
+	for _, dir := range dirs {
+		err = errors.Join(err, s.mkdir(dir, o))
+	}
 	if len(types) > 0 {
 		err = errors.Join(err, s.write(fileTypes, types, o))
 	}
@@ -198,7 +205,7 @@ func (t *Tree) attach(dir *os.File) (err error) {
 	}()
 	var dirs []*os.File
 	defer func() { closeAll(dirs) }()
-	for _, name := range []string{dirMaps, dirJSON} {
+	for _, name := range t.dirs {
 		fd, err := unix.Openat(t.top.fd(), name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return fmt.Errorf("open %s: %w", name, err)
@@ -206,7 +213,7 @@ func (t *Tree) attach(dir *os.File) (err error) {
 		dirs = append(dirs, os.NewFile(uintptr(fd), name))
 	}
 	step("clone pins")
-	parts, err := t.pins.parts(int(dirs[0].Fd()), dirMaps, dirJSON)
+	parts, err := t.pins.parts(int(dirs[0].Fd()), t.dirs...)
 	if err != nil {
 		return err
 	}

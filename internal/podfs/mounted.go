@@ -22,16 +22,19 @@ func Mounted(target string) (bool, error) {
 		return false, err
 	}
 	defer f.Close()
-	for _, want := range []struct {
-		name   string
-		fsType int64
-	}{{".", unix.TMPFS_MAGIC}, {dirMaps, unix.BPF_FS_MAGIC}, {dirJSON, unix.BPF_FS_MAGIC}} {
-		if ok, err := isReadOnly(f, want.name, want.fsType); !ok || err != nil {
+	if ok, err := isReadOnly(f, ".", unix.TMPFS_MAGIC); !ok || err != nil {
+		return false, err
+	}
+	v, err := readVolume(f)
+	if err != nil || v.Version != version {
+		return false, nil //nolint:nilerr // not one that Mount completed
+	}
+	for _, dir := range v.dirs() {
+		if ok, err := isReadOnly(f, dir, unix.BPF_FS_MAGIC); !ok || err != nil {
 			return false, err
 		}
 	}
-	v, err := readVolume(f)
-	return err == nil && v.Version == version, nil
+	return true, nil
 }
 
 // Read returns what volume.json of a mounted volume says.
@@ -44,14 +47,18 @@ func Read(target string) (Volume, error) {
 	return readVolume(f)
 }
 
-// Stats counts the pins of a volume: its maps and their JSON files.
+// Stats counts the pins of a volume: its maps, their JSON files and its iterators.
 func Stats(target string) (pins int, err error) {
 	f, err := open(target)
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
-	for _, name := range []string{dirMaps, dirJSON} {
+	v, err := readVolume(f)
+	if err != nil {
+		return 0, err
+	}
+	for _, name := range v.dirs() {
 		fd, err := unix.Openat(int(f.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return 0, fmt.Errorf("%s: %w", name, err)

@@ -3,7 +3,8 @@
 package volume
 
 // CgroupAttachTypes are the values of a cgroup hook's key attach: what libbpf writes after "cgroup/" or "cgroup_" in
-// the name of an ELF section (libbpf, src/libbpf.c, section_defs), and "sockops".
+// the name of an ELF section (libbpf, src/libbpf.c, section_defs), and "sockops". They are all that the kernel has but
+// lsm_cgroup, whose programs cilium/ebpf 0.22 does not load.
 var CgroupAttachTypes = []string{
 	"skb/ingress", "skb/egress", "dev", "sysctl", "sockops",
 	"sock_create", "sock_release", "post_bind4", "post_bind6",

@@ -16,6 +16,10 @@ const (
 	maxInterfaces   = 64
 	// defaultFrequency is what profilers use: near 100, and not in step with what runs every 10 ms.
 	defaultFrequency = 99
+	// defaultNetfilterPriority is behind iptables' filter table, which has 0: the kernel lets no two have the same.
+	defaultNetfilterPriority = 1
+	// defragPriority is where the kernel puts packets together (NF_IP_PRI_CONNTRACK_DEFRAG, NF_IP6_PRI_CONNTRACK_DEFRAG).
+	defragPriority = -400
 )
 
 // newHook returns a hook of the kind with its defaults.
@@ -44,7 +48,7 @@ func newHook(kind Kind) Hook {
 	case KindIter:
 		return &Iter{}
 	case KindNetfilter:
-		return &Netfilter{}
+		return &Netfilter{Priority: defaultNetfilterPriority}
 	case KindSKLookup:
 		return &SKLookup{}
 	case KindNetkit:
@@ -90,7 +94,7 @@ func (h *RawTracepoint) shape() shape {
 }
 
 func (h *Kprobe) shape() shape {
-	s := shape{doc: "the return of a kernel function", fields: []field{functionField(&h.Function)}, example: "do_unlinkat"}
+	s := shape{doc: "the return of a kernel function", fields: []field{functionField(&h.Function, "kernel function; a system call by its name on every machine, such as `sys_execve`")}, example: "do_unlinkat"}
 	if !h.Return {
 		s.doc = "the entry of a kernel function, or an instruction in it"
 		s.example = "do_unlinkat+0x10"
@@ -113,7 +117,7 @@ func (h *Kprobe) shape() shape {
 }
 
 func (h *Fentry) shape() shape {
-	s := shape{doc: "the entry of a kernel function, by BPF trampoline", fields: []field{functionField(&h.Function), cookieField(&h.Cookie)}}
+	s := shape{doc: "the entry of a kernel function, by BPF trampoline", fields: []field{functionField(&h.Function, "kernel function"), cookieField(&h.Cookie)}}
 	if h.Exit {
 		s.doc = "the return of a kernel function, by BPF trampoline"
 	}
@@ -162,7 +166,7 @@ func (h *Uprobe) shape() shape {
 }
 
 func (h *LSM) shape() shape {
-	return shape{doc: "a hook of the kernel's security modules, which can refuse", fields: []field{
+	return shape{doc: "a hook of the kernel's security modules, which can refuse; the node's boot parameter `lsm=` must include `bpf`", fields: []field{
 		{key: "name", value: textValue{&h.Name, checkEvent, "name"}, required: true, example: "file_open",
 			doc: "hook of the kernel's security modules, such as `file_open`"},
 		cookieField(&h.Cookie),
@@ -204,22 +208,29 @@ func (h *PerfEvent) shape() shape {
 }
 
 func (h *Iter) shape() shape {
-	return shape{doc: "a walk over kernel objects, shown as a file of the volume", fields: []field{
-		{key: "target", value: textValue{&h.Target, checkEvent, "name"}, required: true, example: "task",
-			doc: "what the program walks over, such as `task` or `tcp`"},
+	return shape{doc: "a walk over kernel objects: reading the file `iter/<program>` of the volume runs it and gives what it prints", fields: []field{
+		{key: "target", value: textValue{&h.Target, checkIterator, "name"}, required: true, example: "task",
+			doc: "what the program walks over, such as `task`, `tcp` or `cgroup`; tasks and sockets are those of the reader's own PID and network namespace"},
 	}}.shortFirst()
 }
 
 func (h *Netfilter) shape() shape {
-	return shape{doc: "a netfilter hook of the node's network namespace", fields: []field{
+	return shape{doc: "a netfilter hook of the node's network namespace, from Linux 6.4 on", check: h.check, fields: []field{
 		{key: "family", value: choiceValue[string]{&h.Family, []string{"ipv4", "ipv6"}}, required: true, example: "ipv4", doc: "protocol"},
 		{key: "hook", value: choiceValue[string]{&h.Hook, []string{"preRouting", "localIn", "forward", "localOut", "postRouting"}}, required: true, example: "localIn",
 			doc: "place in the network stack"},
 		// The ends are the kernel's own (net/netfilter/nf_bpf_link.c).
 		{key: "priority", value: intValue{&h.Priority, math.MinInt32 + 1, math.MaxInt32 - 1},
-			doc: "place among what else is on the hook; lower runs first, 0 is that of iptables' filter table"},
+			doc: "place among what else is on the hook, which no two can share; lower runs first, 0 is that of iptables' filter table"},
 		{key: "defrag", value: boolValue{&h.Defrag}, doc: "see packets whole, not in fragments"},
 	}}
+}
+
+func (h *Netfilter) check() error {
+	if h.Defrag && h.Priority <= defragPriority {
+		return fmt.Errorf("packets are put together at priority %d, so defrag needs a higher one than %d", defragPriority, h.Priority)
+	}
+	return nil
 }
 
 func (h *SKLookup) shape() shape {
@@ -227,7 +238,7 @@ func (h *SKLookup) shape() shape {
 }
 
 func (h *Netkit) shape() shape {
-	return shape{doc: "netkit network devices", fields: []field{
+	return shape{doc: "netkit network devices, from Linux 6.7 on", fields: []field{
 		interfaceField(&h.Interfaces),
 		{key: "peer", value: boolValue{&h.Peer}, doc: "attach to the peer, the device in the container"},
 	}}.shortFirst()
@@ -247,8 +258,8 @@ func proceedOnField(to *[]Verdict, codes map[Verdict]int, more string) field {
 		doc: "results after which the next program runs" + more + "; any other ends the chain, and is the result"}
 }
 
-func functionField(to *string) field {
-	return field{key: "function", value: textValue{to, checkFunction, "name"}, required: true, example: "do_unlinkat", doc: "kernel function"}
+func functionField(to *string, doc string) field {
+	return field{key: "function", value: textValue{to, checkFunction, "name"}, required: true, example: "do_unlinkat", doc: doc}
 }
 
 func cookieField(to *uint64) field {

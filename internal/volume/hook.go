@@ -140,14 +140,14 @@ type PerfEvent struct {
 	Cookie    uint64
 }
 
-// Iter shows the program's output as a file of the volume.
+// Iter runs the program over kernel objects whenever somebody reads its file of the volume.
 type Iter struct{ Target string }
 
 // Netfilter attaches to a netfilter hook of the node's network namespace.
 type Netfilter struct {
 	Family   string // "ipv4", "ipv6"
 	Hook     string // "preRouting", "localIn", "forward", "localOut", "postRouting"
-	Priority int
+	Priority int    // lower runs first; no two may have the same
 	Defrag   bool
 }
 

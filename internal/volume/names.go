@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -92,6 +93,14 @@ func checkEvent(s string) error {
 		return fmt.Errorf("%s is not a name; it has letters, digits and \"_\"", quote(s))
 	}
 	return checkLength(s, maxName)
+}
+
+// checkIterator refuses those that walk over one map: a volume shows its maps anyhow.
+func checkIterator(s string) error {
+	if slices.Contains([]string{"bpf_map_elem", "bpf_sk_storage_map", "sockmap"}, s) {
+		return fmt.Errorf("%s walks over one map; read json/<map> of the volume instead", quote(s))
+	}
+	return checkEvent(s)
 }
 
 // checkSymbol takes what linkers write: in a Go binary a symbol may read `net/http.(*Server).Serve`.

@@ -12,31 +12,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tracefs is a mount of the kernel's trace events that no path leads to. It ends when it is closed.
-type tracefs struct{ root *os.File }
+// detached is a mount of one of the kernel's file systems that no path leads to. It ends when it is closed.
+type detached struct{ root *os.File }
 
-func openTracefs() (*tracefs, error) {
-	config, err := unix.Fsopen("tracefs", unix.FSOPEN_CLOEXEC)
+func openDetached(fsType string) (_ *detached, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("mount %s: %w", fsType, err)
+		}
+	}()
+	config, err := unix.Fsopen(fsType, unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("open tracefs: %w", err)
+		return nil, err
 	}
 	defer unix.Close(config)
 	if err := unix.FsconfigCreate(config); err != nil {
-		return nil, fmt.Errorf("create tracefs: %w", err)
+		return nil, err
 	}
-	attrs := unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
-	fd, err := unix.Fsmount(config, unix.FSMOUNT_CLOEXEC, attrs)
+	fd, err := unix.Fsmount(config, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("mount tracefs: %w", err)
+		return nil, err
 	}
-	return &tracefs{root: os.NewFile(uintptr(fd), "tracefs")}, nil
+	return &detached{root: os.NewFile(uintptr(fd), fsType)}, nil
 }
 
-func (t *tracefs) Close() error { return t.root.Close() }
+func (d *detached) Close() error { return d.root.Close() }
 
 // open opens a file or directory; the path may come from a user.
-func (t *tracefs) open(path string) (*os.File, error) {
-	return openBeneath(t.root, path, unix.O_RDONLY)
+func (d *detached) open(path string) (*os.File, error) {
+	return openBeneath(d.root, path, unix.O_RDONLY)
 }
 
 // openBeneath opens a path that must not leave dir, neither by ".." nor by a link.
@@ -51,8 +55,8 @@ func openBeneath(dir *os.File, path string, flags uint64) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-func (t *tracefs) read(path string) (string, error) {
-	f, err := t.open(path)
+func (d *detached) read(path string) (string, error) {
+	f, err := d.open(path)
 	if err != nil {
 		return "", err
 	}
@@ -62,8 +66,8 @@ func (t *tracefs) read(path string) (string, error) {
 }
 
 // list returns the names of the directories in a directory; none if it cannot be read.
-func (t *tracefs) list(path string) []string {
-	f, err := t.open(path)
+func (d *detached) list(path string) []string {
+	f, err := d.open(path)
 	if err != nil {
 		return nil
 	}
