@@ -116,6 +116,8 @@ func (s *site) joinMember(ctx context.Context, m *member, mode volume.XDPMode) e
 		return &ModeError{Point: s.Point, Has: s.record.Mode, Wants: mode, Holder: m.Member}
 	case errors.Is(err, libxdp.ErrNoInterface):
 		return missing(s.Interface, err)
+	case errors.Is(err, libxdp.ErrForeign):
+		return errors.Join(s.foreignXDP(), err)
 	case err != nil:
 		return err
 	}
@@ -143,7 +145,9 @@ func (s *site) openComponent(m *member) (*ebpf.Program, error) {
 		return nil, err
 	}
 	prog, err = libxdp.Load(m.Code.Spec(fds), s.types)
-	if err != nil {
+	if errors.As(err, new(*libxdp.LoadError)) { // alone, the kernel took it
+		return nil, fmt.Errorf("%w: %w", err, ebpf.ErrNotSupported)
+	} else if err != nil {
 		return nil, err
 	}
 	if err := s.pinProgram(pin, prog); err != nil {
