@@ -83,6 +83,7 @@ type world struct {
 	carrier     string
 	here, there *bpftest.NetNS
 	point       Point
+	sent        uint64 // datagrams, by send
 }
 
 func newWorld(t testing.TB, carrier string) *world {
@@ -205,6 +206,7 @@ func (w *world) status(t testing.TB) PointStatus {
 // send sends n packets by the point.
 func (w *world) send(t testing.TB, n int) {
 	t.Helper()
+	w.sent += uint64(n)
 	if carriers[w.carrier].egress {
 		w.here.SendUDP(t, w.there.Addr, n)
 	} else {
