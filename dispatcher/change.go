@@ -46,7 +46,7 @@ func (s *site) reconcile(ctx context.Context, mode volume.XDPMode, otherwise whe
 			return s.joinLibxdp(ctx, mode)
 		}
 		if alive && running == s.set.Program && s.isWanted(s.set) {
-			return nil
+			return s.withdraw() // what a crash left of a change that did not happen
 		}
 		err = s.change(running, alive, mode)
 		if !alive && errors.Is(err, ErrForeign) && s.hasLibxdp(ctx) {

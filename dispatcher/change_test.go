@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -19,7 +21,7 @@ import (
 var steady = Member{Volume: "steady", Program: "count", Priority: 500}
 
 // changePackets is how many packets flow while members come and go.
-const changePackets = 1_000_000
+var changePackets = map[string]uint64{"xdp": 1_000_000, "tcx": 1_000_000, "clsact": 1_000_000, "tcx egress": 100_000, "clsact egress": 100_000}
 
 // pair is two members of one volume: the first puts a stamp on a packet, the second counts packets without. The second
 // comes after the first and they go together, so that there never is a set in which it may meet one.
@@ -55,8 +57,7 @@ func (p *pair) change(t testing.TB, w *world, r *rand.Rand) {
 		w.mustAttach(t, p.stamp, p.stamping())
 		p.attached = 1
 	case r.IntN(3) == 0:
-		w.mustDetach(t, p.stamp.Volume)
-		p.attached = 0
+		p.leave(t, w)
 	case p.attached == 1:
 		w.mustAttach(t, p.check, p.checking())
 		p.attached = 2
@@ -67,17 +68,24 @@ func (p *pair) change(t testing.TB, w *world, r *rand.Rand) {
 	}
 }
 
+func (p *pair) leave(t testing.TB, w *world) {
+	t.Helper()
+	w.mustDetach(t, p.stamp.Volume)
+	p.attached = 0
+}
+
 // Members of every kind come and go while packets flow: fused ones, ones that are tail-called, and the last one alone.
 func TestChangeLosesNoPacketAndNoneMeetsAWrongSet(t *testing.T) {
-	for _, carrier := range []string{"xdp", "tcx", "clsact", "tcx egress", "clsact egress"} {
+	for carrier, packetsToSend := range changePackets {
 		t.Run(carrier, func(t *testing.T) {
 			w := newWorld(t, carrier)
-			stays, packets := w.program(t, "stays", carriers[carrier].pass)
 			steady := steady
-			steady.ProceedOn = proceedOnPass(w)
+			var verdict int32
+			verdict, steady.ProceedOn = w.neutral()
+			stays, packets := w.program(t, "stays", verdict)
 			w.mustAttach(t, steady, stays)
 			pairs := []*pair{w.pair(t, 0, false, false), w.pair(t, 1, true, false), w.pair(t, 2, false, true), w.pair(t, 3, true, true)}
-			swaps := 0
+			swaps, ways := 0, map[Way]int{}
 			w.step = func(name string) {
 				if name == "link updated" || name == "filter replaced" {
 					swaps++
@@ -86,25 +94,42 @@ func TestChangeLosesNoPacketAndNoneMeetsAWrongSet(t *testing.T) {
 			seed := rand.Uint64()
 			r := rand.New(rand.NewPCG(seed, 0))
 			f := w.flow(t, 0)
-			for start := time.Now(); f.sent.Load() < changePackets; {
+			for start := time.Now(); f.sent.Load() < packetsToSend; {
 				if time.Since(start) > 5*time.Minute {
 					t.Fatalf("only %d packets in %v", f.sent.Load(), time.Since(start))
 				}
-				pairs[r.IntN(len(pairs))].change(t, w, r)
+				if r.IntN(10) == 0 { // everybody leaves
+					for _, p := range pairs {
+						p.leave(t, w)
+					}
+				} else {
+					pairs[r.IntN(len(pairs))].change(t, w, r)
+				}
+				for _, way := range w.ways(t) {
+					ways[way]++
+				}
 			}
 			for _, p := range pairs {
-				w.mustDetach(t, p.stamp.Volume)
+				p.leave(t, w)
 			}
 			sent, lost := f.stop(t)
 			met := counted(t, packets, sent)
-			t.Logf("%d packets, %d swaps (seed %d)", sent, swaps, seed)
+			t.Logf("%d packets, %d swaps, %v (seed %d)", sent, swaps, ways, seed)
+			if ways[Plain] == 0 || ways[Fused] == 0 || ways[Slot] == 0 {
+				t.Errorf("members ran %v, want some of every kind", ways)
+			}
 			if lost > 0 || met != sent {
 				t.Errorf("of %d packets, %d met the member that was always there and %d did not arrive", sent, met, lost)
 			}
+			both := uint64(0)
 			for n, p := range pairs {
-				if seen, without := number(t, p.seen, 0), number(t, p.seen, 1); seen == 0 || without > 0 {
-					t.Errorf("pair %d: the second member met %d packets, %d of them had not met the first", n, seen, without)
+				both += number(t, p.seen, 0)
+				if without := number(t, p.seen, 1); without > 0 {
+					t.Errorf("pair %d: the second member met %d packets that had not met the first", n, without)
 				}
+			}
+			if both == 0 {
+				t.Error("no pair was there when packets came")
 			}
 			w.mustDetach(t, steady.Volume)
 		})
@@ -174,6 +199,60 @@ func TestPacketOnItsWayFindsWhatItsMemberCalls(t *testing.T) {
 	})
 }
 
+// Processes that know nothing but the directory change the set: what loaded the members has ended, and nobody holds them.
+func TestPointIsRebuiltFromItsPins(t *testing.T) {
+	eachCarrier(t, func(t *testing.T, w *world) {
+		var members []Member
+		for i := range 4 {
+			m := Member{Volume: fmt.Sprint("v", i), Program: "count", Priority: i, ProceedOn: proceedOnPass(w)}
+			if i == 3 {
+				_, m.ProceedOn = w.neutral()
+			}
+			w.run(t, errand{Does: "attach", Member: m, Slot: i == 2})
+			members = append(members, m)
+		}
+		if got, want := w.ways(t), []Way{Fused, Fused, Slot, Fused}; !slices.Equal(got, want) {
+			t.Errorf("members run %v, want %v", got, want)
+		}
+		var packets []*ebpf.Map
+		for _, m := range members {
+			packets = append(packets, w.pinnedCounter(t, m))
+		}
+		w.wantRun(t, packets...)
+		w.run(t, errand{Does: "detach", Member: members[1]})
+		w.wantRun(t, packets[0], packets[2], packets[3])
+		w.run(t, errand{Does: "recover", Stats: true})
+		w.wantRun(t, packets[0], packets[2], packets[3])
+		for i, m := range w.status(t).Members {
+			if m.Counts == nil || m.Counts.Packets < 5 {
+				t.Errorf("member %d: counts are %+v, want 5 packets", i, m.Counts)
+			}
+		}
+		w.run(t, errand{Does: "detach", Member: members[2]})
+		w.run(t, errand{Does: "detach", Member: members[0]})
+		w.wantRun(t, packets[3])
+		if got := w.ways(t); !slices.Equal(got, []Way{Plain}) {
+			t.Errorf("the last member runs %v", got)
+		}
+		w.run(t, errand{Does: "detach", Member: members[3]})
+	})
+}
+
+// pinnedCounter opens the counter of a member by its pin.
+func (w *world) pinnedCounter(t testing.TB, m Member) *ebpf.Map {
+	t.Helper()
+	pins, err := filepath.Glob(filepath.Join(w.root, w.point.dirName(), membersDir, m.Volume, m.Program, "*", mapPin+"0"))
+	if err != nil || len(pins) != 1 {
+		t.Fatalf("maps of %s: %v, %v", m.Volume, pins, err)
+	}
+	counter, err := ebpf.LoadPinnedMap(pins[0], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { counter.Close() })
+	return counter
+}
+
 // holdQdisc adds the qdisc for the time of the test. While it comes or goes, the kernel drops what the interface sends
 // (qdisc_graft of net/sched/sch_api.c deactivates the device).
 func (w *world) holdQdisc(t testing.TB) {
@@ -192,7 +271,10 @@ func (w *world) holdQdisc(t testing.TB) {
 // What remains of a change is the plain program of the last member, on the link that was there all the time.
 func TestLastMemberRunsAsItWasLoaded(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, w *world) {
-		stays, packets := w.program(t, "stays", carriers[w.carrier].pass)
+		verdict, proceedOn := w.neutral()
+		stays, packets := w.program(t, "stays", verdict)
+		steady := steady
+		steady.ProceedOn = proceedOn
 		goes, _ := w.program(t, "goes", carriers[w.carrier].pass)
 		own, err := programID(stays.Program)
 		if err != nil {

@@ -2,7 +2,14 @@
 
 package dispatcher
 
-import "testing"
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
 
 // maxSteps is more than the effects of any call.
 const maxSteps = 40
@@ -105,4 +112,133 @@ func TestKilledDetachIsFinishedByTheNext(t *testing.T) {
 			t.Errorf("only %d steps", step)
 		}
 	})
+}
+
+// scenario is a change of a set that has members already.
+type scenario struct {
+	name  string
+	base  []string // what is there before and after: steady, first, slot
+	there bool     // the member that the errand is about is there before, too
+	slot  bool     // it needs a slot
+	does  string
+	at    int // its priority
+}
+
+var scenarios = []scenario{
+	{name: "second member", base: []string{"steady"}, does: "attach", at: 100},
+	{name: "second member with a slot", base: []string{"steady"}, does: "attach", slot: true, at: 100},
+	{name: "third member with a slot", base: []string{"first", "steady"}, does: "attach", slot: true, at: 1},
+	{name: "fourth member", base: []string{"first", "slot", "steady"}, does: "attach", at: 900},
+	{name: "replacement", base: []string{"first", "slot", "steady"}, there: true, does: "attach", at: 100},
+	{name: "replacement with a slot", base: []string{"first", "steady"}, there: true, slot: true, does: "attach", at: 100},
+	{name: "first of three goes", base: []string{"slot", "steady"}, there: true, does: "detach", at: 1},
+	{name: "middle of three with a slot goes", base: []string{"first", "steady"}, there: true, slot: true, does: "detach", at: 100},
+	{name: "one is left", base: []string{"steady"}, there: true, slot: true, does: "detach", at: 100},
+}
+
+// A process is killed after each effect of a change, while packets flow. Those who stay meet every packet, and whoever
+// comes next finishes the change or takes it back: by recovery, by trying again, or by detaching.
+func TestKilledChangeLosesNoPacketAndIsFinishedByTheNext(t *testing.T) {
+	for _, carrier := range []string{"xdp", "tcx", "clsact"} {
+		for _, s := range scenarios {
+			t.Run(carrier+" "+s.name, func(t *testing.T) {
+				w := newWorld(t, carrier)
+				w.options.MemberStats = carrier == "tcx"
+				w.killAtEachEffect(t, s)
+			})
+		}
+	}
+}
+
+func (w *world) killAtEachEffect(t *testing.T, s scenario) {
+	verdict, neutral := w.neutral()
+	base := map[string]Member{
+		"first":  {Volume: "first", Program: "count", Priority: 10, ProceedOn: proceedOnPass(w)},
+		"slot":   {Volume: "slot", Program: "count", Priority: 20, ProceedOn: proceedOnPass(w)},
+		"steady": {Volume: "steady", Program: "count", Priority: 500, ProceedOn: neutral},
+	}
+	var stay []Member
+	for _, name := range s.base {
+		prog, _ := w.program(t, name, verdict)
+		if name == "slot" {
+			prog = w.slotted(t, prog)
+		}
+		w.mustAttach(t, base[name], prog)
+		stay = append(stay, base[name])
+	}
+	packets := w.pinnedCounter(t, base["steady"])
+	before := tree(t, w.root)
+	errand := errand{
+		Does: s.does, Slot: s.slot, Stats: w.options.MemberStats,
+		Member: Member{Volume: "errand", Program: "count", Priority: s.at, ProceedOn: proceedOnPass(w)},
+	}
+	all := append(slices.Clone(stay), errand.Member)
+	Order(all)
+
+	f := w.flow(t, time.Millisecond)
+	offset := rand.IntN(3)
+	for step := 1; ; step++ {
+		if step > 3*maxSteps {
+			t.Fatal("too many effects")
+		}
+		if s.there {
+			prog, _ := w.program(t, "there", verdict)
+			if s.slot {
+				prog = w.slotted(t, prog)
+			}
+			w.mustAttach(t, errand.Member, prog)
+		}
+		errand.Dies = step
+		if !w.run(t, errand) {
+			if step < 10 {
+				t.Errorf("only %d effects", step)
+			}
+			break
+		}
+		w.Dispatcher = w.restarted()
+		switch (step + offset) % 3 {
+		case 0:
+			if err := w.Recover(t.Context()); err != nil {
+				t.Errorf("step %d: recover: %v", step, err)
+			}
+			w.wantMembers(t, step, stay, all)
+		case 1:
+			errand.Dies = 0
+			w.run(t, errand)
+			if s.does == "attach" {
+				w.wantMembers(t, step, all)
+				w.wantRun(t, w.pinnedCounter(t, errand.Member))
+			} else {
+				w.wantMembers(t, step, stay)
+			}
+		}
+		w.mustDetach(t, errand.Member.Volume)
+		w.wantMembers(t, step, stay)
+		if diff := cmp.Diff(before, tree(t, w.root)); diff != "" {
+			t.Errorf("step %d left (-before +after):\n%s", step, diff)
+		}
+	}
+	w.mustDetach(t, errand.Member.Volume)
+	sent, lost := f.stop(t)
+	sent += w.sent
+	if met := counted(t, packets, sent); lost > 0 || met != sent {
+		t.Errorf("of %d packets, %d met the member that was always there and %d did not arrive", sent, met, lost)
+	}
+	for _, m := range stay {
+		w.mustDetach(t, m.Volume)
+	}
+}
+
+// wantMembers wants the members of the point to be one of some sets, in order, and all of them to run.
+func (w *world) wantMembers(t testing.TB, step int, sets ...[]Member) {
+	t.Helper()
+	var got []Member
+	for _, m := range w.status(t).Members {
+		if got = append(got, m.Member); m.Way == "" {
+			t.Errorf("step %d: %s of %s does not run", step, m.Program, m.Volume)
+		}
+	}
+	if !slices.ContainsFunc(sets, func(set []Member) bool { return slices.EqualFunc(set, got, Member.equal) }) {
+		t.Errorf("step %d: members are %+v, want one of %+v", step, got, sets)
+	}
 }

@@ -164,7 +164,6 @@ func (d *Dispatcher) Attach(ctx context.Context, p Point, mode volume.XDPMode, m
 	}
 	s.joining, s.counted = m, s.options.MemberStats || s.set.Counted
 	undo := func() error { return nil }
-	fresh := !slices.ContainsFunc(s.members, func(have member) bool { return have.same(m) })
 	if !slices.ContainsFunc(s.members, func(have member) bool { return have.equal(m) && have.Own == own }) {
 		if undo, err = s.pinMember(m, prog); err != nil {
 			return Attachment{}, err
@@ -183,9 +182,7 @@ func (d *Dispatcher) Attach(ctx context.Context, p Point, mode volume.XDPMode, m
 	for i, placed := range s.set.Members {
 		if placed.same(m) {
 			at.Way, at.Why = placed.Way, placed.Why
-			if !fresh {
-				err = s.sweep(s.members[i])
-			}
+			err = s.sweep(s.members[i]) // what it ran before, and what a crash left
 		}
 	}
 	return at, err
@@ -297,7 +294,7 @@ func (d *Dispatcher) recover(ctx context.Context, p Point) (err error) {
 	if err := s.reconcile(ctx, "", leaveItSo); err != nil {
 		return err
 	}
-	return errors.Join(s.sweepAll(), s.withdraw())
+	return s.sweepAll()
 }
 
 // reached tells a test which effect just happened.

@@ -27,6 +27,8 @@ type flow struct {
 const (
 	// flowWindow is how many datagrams are under way at most. The ring of a veth takes 256 (VETH_RING_SIZE).
 	flowWindow = 128
+	// flowPort is not that of bpftest's datagrams.
+	flowPort = 10
 	// flowPayload leaves room for stamps, and headers is what comes before it: Ethernet, IPv4 and UDP.
 	flowPayload = 32
 	headers     = 14 + 20 + 8
@@ -52,7 +54,7 @@ func (w *world) flow(t testing.TB, pause time.Duration) *flow {
 		if err := unix.SetsockoptInt(source, unix.SOL_SOCKET, unix.SO_NO_CHECK, 1); err != nil {
 			return err
 		}
-		return unix.Connect(source, &unix.SockaddrInet4{Port: 9, Addr: to.Addr.As4()})
+		return unix.Connect(source, &unix.SockaddrInet4{Port: flowPort, Addr: to.Addr.As4()})
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -89,7 +91,7 @@ func (f *flow) listen(t testing.TB, ns *bpftest.NetNS) (sink int) {
 		if err := unix.SetsockoptInt(sink, unix.SOL_SOCKET, unix.SO_ATTACH_BPF, filter.FD()); err != nil {
 			return err
 		}
-		return unix.Bind(sink, &unix.SockaddrInet4{Port: 9})
+		return unix.Bind(sink, &unix.SockaddrInet4{Port: flowPort})
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -83,6 +83,7 @@ type world struct {
 	carrier     string
 	here, there *bpftest.NetNS
 	point       Point
+	sent        uint64 // datagrams, by send
 }
 
 func newWorld(t testing.TB, carrier string) *world {
@@ -205,6 +206,7 @@ func (w *world) status(t testing.TB) PointStatus {
 // send sends n packets by the point.
 func (w *world) send(t testing.TB, n int) {
 	t.Helper()
+	w.sent += uint64(n)
 	if carriers[w.carrier].egress {
 		w.here.SendUDP(t, w.there.Addr, n)
 	} else {
@@ -284,6 +286,14 @@ func proceedOnPass(w *world) []volume.Verdict {
 	return []volume.Verdict{"ok", "pipe"}
 }
 
+// neutral is a verdict and a proceedOn with which a member hands on, and runs plain where it is alone.
+func (w *world) neutral() (int32, []volume.Verdict) {
+	if carriers[w.carrier].typ == ebpf.XDP {
+		return carriers[w.carrier].pass, []volume.Verdict{"pass"}
+	}
+	return -1, []volume.Verdict{"unspec"}
+}
+
 // run starts the test binary in the namespace of the point on an errand, and reports whether it was killed.
 func (w *world) run(t testing.TB, e errand) (killed bool) {
 	t.Helper()
@@ -341,10 +351,11 @@ func runErrand(text string) error {
 		if err != nil {
 			return err
 		}
-		prog, _, err := newProgram(c.typ, "errand", c.pass)
-		if err == nil && e.Slot {
-			prog, err = behindTailCall("errand", prog, c.drop)
+		load := newProgram
+		if e.Slot {
+			load = newSlotProgram
 		}
+		prog, _, err := load(c.typ, "errand", c.pass)
 		if err != nil {
 			return err
 		}

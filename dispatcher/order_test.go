@@ -118,7 +118,7 @@ func sortedMembers(members []Member) []Member {
 
 // restarted returns a Dispatcher as a new process would make it.
 func (w *world) restarted() *Dispatcher {
-	d := New(w.root, Options{Types: types})
+	d := New(w.root, w.options)
 	d.classic = w.classic
 	return d
 }

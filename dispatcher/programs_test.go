@@ -5,6 +5,7 @@ package dispatcher
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -58,10 +59,10 @@ func loadProgram(spec *ebpf.ProgramSpec, maps map[string]*ebpf.Map) (Program, er
 // lingering makes a program that takes its time with every packet, and then does what another does if that is given.
 func (w *world) lingering(t testing.TB, d time.Duration, then *Program) Program {
 	t.Helper()
-	var maps map[string]*ebpf.Map
+	var all map[string]*ebpf.Map
 	var tailCall asm.Instructions
 	if then != nil {
-		maps = w.slotted(t, *then).Maps
+		all = w.slotted(t, *then).Maps
 		tailCall = asm.Instructions{
 			asm.FnGetPrandomU32.Call(), // the kernel does not know the index before
 			asm.Mov.Reg(asm.R3, asm.R0),
@@ -101,17 +102,38 @@ func (w *world) lingering(t testing.TB, d time.Duration, then *Program) Program 
 	integer := &btf.Int{Name: "int", Size: 4, Encoding: btf.Signed}
 	body[0] = btf.WithFuncMetadata(body[0], &btf.Func{Name: "linger", Linkage: btf.GlobalFunc, Type: &btf.FuncProto{Return: integer}})
 	wait[0] = btf.WithFuncMetadata(wait[0], &btf.Func{Name: "wait", Linkage: btf.StaticFunc, Type: &btf.FuncProto{Return: integer}})
-	return w.load(t, "linger", append(body, wait...), maps)
+	return w.load(t, "linger", append(body, wait...), all)
 }
 
 // newProgram makes a program that counts its packets and returns a verdict.
 func newProgram(typ ebpf.ProgramType, name string, verdict int32) (Program, *ebpf.Map, error) {
+	return newCounting(typ, name, verdict, nil, nil)
+}
+
+// newSlotProgram makes one that needs a slot besides: it tail-calls, but nothing is there.
+func newSlotProgram(typ ebpf.ProgramType, name string, verdict int32) (Program, *ebpf.Map, error) {
+	next, err := ebpf.NewMap(&ebpf.MapSpec{Name: "next", Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	if err != nil {
+		return Program{}, nil, err
+	}
+	return newCounting(typ, name, verdict, map[string]*ebpf.Map{"next": next}, asm.Instructions{
+		asm.Mov.Reg(asm.R1, asm.R6),
+		asm.LoadMapPtr(asm.R2, 0).WithReference("next"),
+		asm.Mov.Imm(asm.R3, 0),
+		asm.FnTailCall.Call(),
+	})
+}
+
+func newCounting(typ ebpf.ProgramType, name string, verdict int32, more map[string]*ebpf.Map, then asm.Instructions) (Program, *ebpf.Map, error) {
 	packets, err := newCounter("packets")
 	if err != nil {
 		return Program{}, nil, err
 	}
-	insns := append(countOne("packets", 0), asm.Mov.Imm(asm.R0, verdict), asm.Return())
-	prog, err := loadProgram(programSpec(typ, name, insns), map[string]*ebpf.Map{"packets": packets})
+	insns := append(asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1)}, countOne("packets", 0)...)
+	insns = append(append(insns, then...), asm.Mov.Imm(asm.R0, verdict), asm.Return())
+	all := map[string]*ebpf.Map{"packets": packets}
+	maps.Copy(all, more)
+	prog, err := loadProgram(programSpec(typ, name, insns), all)
 	if err != nil {
 		packets.Close()
 		return Program{}, nil, err
@@ -119,27 +141,24 @@ func newProgram(typ ebpf.ProgramType, name string, verdict int32) (Program, *ebp
 	return prog, packets, nil
 }
 
-// behindTailCall makes a program that only tail-calls another, so that it needs a slot. Where the call fails, it drops.
-// The caller must close its map "next" and must not close the other before.
-func behindTailCall(name string, prog Program, drop int32) (Program, error) {
+// slotted makes a program that only tail-calls another, so that it needs a slot. Where the call fails, it drops.
+func (w *world) slotted(t testing.TB, prog Program) Program {
+	t.Helper()
 	next, err := ebpf.NewMap(&ebpf.MapSpec{
 		Name: "next", Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: 2,
 		Contents: []ebpf.MapKV{{Key: uint32(0), Value: prog.Program}, {Key: uint32(1), Value: prog.Program}},
 	})
 	if err != nil {
-		return Program{}, err
+		t.Fatal(err)
 	}
-	slot, err := loadProgram(programSpec(prog.Type(), name, asm.Instructions{
+	t.Cleanup(func() { next.Close() })
+	return w.load(t, "slot", asm.Instructions{
 		asm.LoadMapPtr(asm.R2, 0).WithReference("next"),
 		asm.Mov.Imm(asm.R3, 0),
 		asm.FnTailCall.Call(),
-		asm.Mov.Imm(asm.R0, drop),
+		asm.Mov.Imm(asm.R0, carriers[w.carrier].drop),
 		asm.Return(),
-	}), map[string]*ebpf.Map{"next": next})
-	if err != nil {
-		return Program{}, errors.Join(err, next.Close())
-	}
-	return slot, nil
+	}, map[string]*ebpf.Map{"next": next})
 }
 
 // load loads a program that is closed at the end of the test.
@@ -162,17 +181,6 @@ func (w *world) program(t testing.TB, name string, verdict int32) (Program, *ebp
 	}
 	t.Cleanup(func() { prog.Close(); packets.Close() })
 	return prog, packets
-}
-
-// slotted makes a program that does what another does, and needs a slot.
-func (w *world) slotted(t testing.TB, prog Program) Program {
-	t.Helper()
-	slot, err := behindTailCall("slot", prog, carriers[w.carrier].drop)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { slot.Close(); slot.Maps["next"].Close() })
-	return slot
 }
 
 // counter makes a map of two numbers.
