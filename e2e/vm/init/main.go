@@ -164,7 +164,7 @@ func test(binary, dir, pattern string, out *os.File) (status int, err error) {
 		return 0, err
 	}
 	defer null.Close()
-	p, err := os.StartProcess(binary, []string{binary, "-test.v=test2json", "-test.run=" + pattern, "-test.timeout=" + protocol.Timeout.String()}, &os.ProcAttr{
+	p, err := os.StartProcess(binary, []string{binary, "-test.v=test2json", "-test.short", "-test.run=" + pattern, "-test.timeout=" + protocol.Timeout.String()}, &os.ProcAttr{
 		Dir:   dir,
 		Env:   []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "PWD=" + dir},
 		Files: []*os.File{null, out, out},
