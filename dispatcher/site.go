@@ -21,10 +21,12 @@ type site struct {
 	dir     string
 	lock    *os.File
 	record  pointRecord // zero: nothing was attached
-	members []member    // complete ones, in the order they run
+	members []member    // complete ones and the one that is about to be, in the order they run
 	set     setRecord   // what runs; zero: nothing
 	counted bool        // verdicts are to be counted; as they are until somebody with another opinion changes it
 	joining Member      // who attaches; zero: nobody
+
+	incomplete *member // of members; nil: all have their record
 }
 
 const (
