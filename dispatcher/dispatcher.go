@@ -38,11 +38,11 @@
 //
 // All under an exclusive flock of the point's directory, which is taken again if the directory was removed meanwhile.
 //
-// Attach: the member's program, maps and code pinned, its record pinned; then the change below.
+// Attach: the member's program, maps and code pinned; then the change below.
 // Detach: the member's record removed; the change; then the rest of its pins.
 // A change, from what runs to what the records say:
 //
-//  1. the program of all members is built and loaded, aside;
+//  1. the program of all members is built and loaded, aside; if that works, the record of the member that attaches is pinned;
 //  2. its program array is pinned as next-slots, its set as next-set;
 //  3. the link is updated if it still has the old program, or made where there is none: point record pinned, link pinned.
 //     (clsact: filter replaced, or point record pinned and filter added);

@@ -71,13 +71,20 @@ func (s *site) hasLibxdp(ctx context.Context) bool {
 
 // joinLibxdp makes every member a component with its settings. The point record is first: it says who ends what runs.
 func (s *site) joinLibxdp(ctx context.Context, mode volume.XDPMode) error {
-	if err := s.complete(); err != nil {
-		return err
-	}
 	if s.record.Carrier != carrierLibxdp {
 		if err := s.pinPoint(pointRecord{Carrier: carrierLibxdp}); err != nil {
 			return err
 		}
+	}
+	for i := range s.members {
+		prog, err := s.openComponent(&s.members[i])
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.Point, err)
+		}
+		prog.Close()
+	}
+	if err := s.complete(); err != nil {
+		return err
 	}
 	found, err := s.inNetNS(func() error {
 		for i := range s.members {
