@@ -10,6 +10,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfvol/bpfvol/internal/pin"
 )
 
 // carrier is how the kernel holds a program at a point. Starting differs so much that it is no part of it: see startXDP,
@@ -145,7 +147,7 @@ func (c bpfLink) detach(s *site) error {
 		}
 		s.reached("link detached")
 	}
-	if err := remove(s.pin(linkPin)); err != nil {
+	if err := pin.Remove(s.pin(linkPin)); err != nil {
 		return err
 	}
 	s.reached("link unpinned")
@@ -160,7 +162,7 @@ func (s *site) keep(l link.Link, r pointRecord) error {
 	if err := s.pinPoint(r); err != nil {
 		return err
 	}
-	if err := remove(s.pin(linkPin)); err != nil { // of one that somebody ended
+	if err := pin.Remove(s.pin(linkPin)); err != nil { // of one that somebody ended
 		return err
 	}
 	if err := l.Pin(s.pin(linkPin)); err != nil {

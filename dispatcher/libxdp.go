@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/bpfvol/bpfvol/internal/libxdp"
+	"github.com/bpfvol/bpfvol/internal/pin"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
@@ -51,7 +52,7 @@ func (libxdpDispatcher) running(s *site) (id ebpf.ProgramID, ok bool, err error)
 }
 
 func (libxdpDispatcher) detach(s *site) error {
-	volumes, err := readDir(s.pin(membersDir))
+	volumes, err := pin.Names(s.pin(membersDir))
 	if err != nil {
 		return err
 	}
@@ -169,7 +170,7 @@ func (s *site) openComponent(m *member) (*ebpf.Program, error) {
 
 // replaced returns the component of the program that a member had before, 0 if there is none.
 func (s *site) replaced(m member) (ebpf.ProgramID, error) {
-	names, err := readDir(m.dir)
+	names, err := pin.Names(m.dir)
 	if err != nil {
 		return 0, err
 	}

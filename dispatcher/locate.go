@@ -9,6 +9,8 @@ import (
 	"os"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/bpfvol/bpfvol/internal/netns"
 )
 
 // Place is where a point is now, seen from the calling thread.
@@ -22,7 +24,7 @@ type Place struct {
 // Locate finds the network namespace of a point and the interface in it, whatever they are called now. found is false if
 // no process and no mount holds the namespace: then it is gone, or nobody can look into it.
 func (d *Dispatcher) Locate(p Point) (place Place, found bool, err error) {
-	here, err := netnsCookie()
+	here, err := netns.Cookie()
 	if err != nil {
 		return Place{}, false, err
 	}

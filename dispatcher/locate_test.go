@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfvol/bpfvol/internal/bpftest"
+	"github.com/bpfvol/bpfvol/internal/netns"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
@@ -81,7 +82,7 @@ func TestThreadThatLookedIntoANetNSGoesBack(t *testing.T) {
 	holder := holdNetNS(t, ns)
 	var cookie uint64
 	err := ns.Do(func() (err error) {
-		cookie, err = netnsCookie()
+		cookie, err = netns.Cookie()
 		return err
 	})
 	if err != nil {

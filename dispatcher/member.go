@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/bpfvol/bpfvol/dispatcher/fuse"
+	"github.com/bpfvol/bpfvol/internal/pin"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
@@ -233,7 +234,7 @@ func (m *member) readCode() error {
 	if m.Code.Alone != "" || len(m.Code.Instructions) > 0 {
 		return nil
 	}
-	b, err := readBytes(filepath.Join(m.pins(), codePin))
+	b, err := pin.ReadBytes(filepath.Join(m.pins(), codePin))
 	if err != nil {
 		return fmt.Errorf("program %.64q: %w", m.Program, err)
 	}
@@ -246,12 +247,12 @@ func (m *member) readCode() error {
 // readMembers reads what is complete: a member without record is about to come or about to go.
 func (s *site) readMembers() error {
 	s.members = nil
-	volumes, err := readDir(s.pin(membersDir))
+	volumes, err := pin.Names(s.pin(membersDir))
 	if err != nil {
 		return err
 	}
 	for _, v := range volumes {
-		programs, err := readDir(s.pin(membersDir, v))
+		programs, err := pin.Names(s.pin(membersDir, v))
 		if err != nil {
 			return err
 		}
@@ -279,7 +280,7 @@ func (s *site) sortMembers() {
 
 // drop takes a volume's members out of the set: their records go. They may still run.
 func (s *site) drop(volume string) error {
-	programs, err := readDir(s.pin(membersDir, volume))
+	programs, err := pin.Names(s.pin(membersDir, volume))
 	if err != nil {
 		return err
 	}
@@ -293,14 +294,14 @@ func (s *site) drop(volume string) error {
 }
 
 func (s *site) dropRecord(dir string) error {
-	err := errors.Join(remove(filepath.Join(dir, recordPin+newSuffix)), remove(filepath.Join(dir, recordPin)))
+	err := errors.Join(pin.Remove(filepath.Join(dir, recordPin+newSuffix)), pin.Remove(filepath.Join(dir, recordPin)))
 	s.reached("member record removed")
 	return err
 }
 
 // unpinMembers removes the members of a volume, which no longer run.
 func (s *site) unpinMembers(volume string) error {
-	programs, err := readDir(s.pin(membersDir, volume))
+	programs, err := pin.Names(s.pin(membersDir, volume))
 	if err != nil {
 		return err
 	}
@@ -309,7 +310,7 @@ func (s *site) unpinMembers(volume string) error {
 			return err
 		}
 	}
-	return remove(s.pin(membersDir, volume))
+	return pin.Remove(s.pin(membersDir, volume))
 }
 
 // unpinMember removes a member: the record first, so that what is left of a crash is incomplete.
@@ -320,7 +321,7 @@ func (s *site) unpinMember(dir string) error {
 	if err := s.sweep(member{dir: dir}); err != nil {
 		return err
 	}
-	if err := remove(dir); err != nil {
+	if err := pin.Remove(dir); err != nil {
 		return err
 	}
 	os.Remove(filepath.Dir(dir)) // the volume's, unless it has other members here
@@ -338,7 +339,7 @@ func (s *site) sweepAll() error {
 
 // sweep removes what is pinned of a member and not of the program that it has now.
 func (s *site) sweep(m member) error {
-	names, err := readDir(m.dir)
+	names, err := pin.Names(m.dir)
 	if err != nil {
 		return err
 	}
@@ -347,17 +348,17 @@ func (s *site) sweep(m member) error {
 		if strings.HasPrefix(name, recordPin) || dir == m.pins() {
 			continue
 		}
-		pins, err := readDir(dir)
+		pins, err := pin.Names(dir)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
-		for _, pin := range pins {
-			if err := remove(filepath.Join(dir, pin)); err != nil {
+		for _, name := range pins {
+			if err := pin.Remove(filepath.Join(dir, name)); err != nil {
 				return err
 			}
-			s.reached("member " + pin + " removed")
+			s.reached("member " + name + " removed")
 		}
-		if err := remove(dir); err != nil {
+		if err := pin.Remove(dir); err != nil {
 			return err
 		}
 	}

@@ -3,7 +3,6 @@
 package dispatcher
 
 import (
-	"fmt"
 	"iter"
 	"os"
 	"path/filepath"
@@ -13,21 +12,9 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
-)
 
-// netnsCookie returns the number of the calling thread's network namespace that no other namespace has until reboot.
-func netnsCookie() (uint64, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, fmt.Errorf("network namespace cookie: %w", err)
-	}
-	defer unix.Close(fd)
-	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if err != nil {
-		return 0, fmt.Errorf("network namespace cookie: %w", err)
-	}
-	return cookie, nil
-}
+	"github.com/bpfvol/bpfvol/internal/netns"
+)
 
 // namespaces remembers where each network namespace was found: the search asks every process, which takes tens of
 // milliseconds on a busy node.
@@ -42,7 +29,7 @@ func (s *site) inNetNS(f func() error) (found bool, err error) { return s.namesp
 // do runs f in the network namespace with a cookie: at once if that is the calling thread's, else on another thread. found
 // is false if no process and no mount holds the namespace: then it is gone, or about to.
 func (n *namespaces) do(cookie uint64, f func() error) (found bool, err error) {
-	here, err := netnsCookie()
+	here, err := netns.Cookie()
 	if err != nil {
 		return false, err
 	}
@@ -92,7 +79,7 @@ func cookieOf(path string) uint64 {
 	if enter(path) != nil {
 		return 0
 	}
-	cookie, _ := netnsCookie()
+	cookie, _ := netns.Cookie()
 	return cookie
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/bpfvol/bpfvol/internal/netns"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
@@ -76,7 +77,7 @@ func (p Point) check(m Member, prog *ebpf.Program) error {
 	if !isElement(m.Volume) || m.Program == "" {
 		return fmt.Errorf("member %q of volume %q: not a name", m.Program, m.Volume)
 	}
-	here, err := netnsCookie()
+	here, err := netns.Cookie()
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/bpfvol/bpfvol/internal/pin"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
@@ -36,19 +37,13 @@ func (s *site) pinRecord(path, name string, record any) error {
 	return s.pinBytes(path, name, text)
 }
 
-// pinBytes pins bytes, as the one entry of a map that nobody can change.
+// pinBytes pins bytes that nobody can change. What is there is replaced in one step.
 func (s *site) pinBytes(path, name string, b []byte) error {
-	m, err := ebpf.NewMap(&ebpf.MapSpec{
-		Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(len(b)), MaxEntries: 1,
-		Contents: []ebpf.MapKV{{Key: uint32(0), Value: b}},
-	})
+	m, err := pin.Bytes(name, b)
 	if err != nil {
-		return fmt.Errorf("record: %w", err)
+		return err
 	}
 	defer m.Close()
-	if err := m.Freeze(); err != nil {
-		return fmt.Errorf("freeze record: %w", err)
-	}
 	return s.replacePin(path, m.Pin)
 }
 
@@ -76,12 +71,12 @@ func (s *site) pinMap(path string, m *ebpf.Map) error {
 // newSuffix is that of a pin that is about to replace another.
 const newSuffix = "-new"
 
-func (s *site) replacePin(path string, pin func(string) error) error {
+func (s *site) replacePin(path string, pinTo func(string) error) error {
 	fresh := path + newSuffix
-	if err := remove(fresh); err != nil {
+	if err := pin.Remove(fresh); err != nil {
 		return err
 	}
-	if err := pin(fresh); err != nil {
+	if err := pinTo(fresh); err != nil {
 		return err
 	}
 	s.reached(filepath.Base(fresh) + " pinned")
@@ -97,7 +92,7 @@ func (r *memberRecord) version() int { return r.Version }
 
 // readRecord reads a record; os.ErrNotExist if there is none.
 func readRecord(path string, record versioned) error {
-	text, err := readBytes(path)
+	text, err := pin.ReadBytes(path)
 	if err != nil {
 		return err
 	}
@@ -111,28 +106,6 @@ func readRecord(path string, record versioned) error {
 	}
 	if err != nil {
 		return fmt.Errorf("record: %w", err)
-	}
-	return nil
-}
-
-// readBytes is the reverse of pinBytes.
-func readBytes(path string) ([]byte, error) {
-	m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: true})
-	if err != nil {
-		return nil, err
-	}
-	defer m.Close()
-	b, err := m.LookupBytes(uint32(0))
-	if err != nil {
-		return nil, fmt.Errorf("record: %w", err)
-	}
-	return b, nil
-}
-
-// remove removes a pin or an empty directory that may be gone.
-func remove(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
 	}
 	return nil
 }

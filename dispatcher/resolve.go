@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfvol/bpfvol/internal/netns"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
@@ -20,7 +21,7 @@ const DefaultRoute = "@default-route"
 // Resolve returns the points of a hook in the current network namespace, one per interface, in the order written and
 // each once. A name that does not exist is an *InterfaceError.
 func Resolve(h volume.Hook) ([]Point, error) {
-	cookie, err := netnsCookie()
+	cookie, err := netns.Cookie()
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/bpfvol/bpfvol/internal/bpftest"
+	"github.com/bpfvol/bpfvol/internal/netns"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
@@ -28,7 +29,7 @@ func TestResolveGivesAPointPerInterface(t *testing.T) {
 	ns := bpftest.NewNetNS(t)
 	ns.Veth(t, "a0", "b0")
 	var cookie uint64
-	if err := ns.Do(func() (err error) { cookie, err = netnsCookie(); return err }); err != nil {
+	if err := ns.Do(func() (err error) { cookie, err = netns.Cookie(); return err }); err != nil {
 		t.Fatal(err)
 	}
 	got, err := resolveIn(ns, &volume.TC{Interfaces: []string{"b0", "a0", "b0"}, Direction: volume.Egress})

@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/bpfvol/bpfvol/internal/pin"
 )
 
 // Way is how a member runs.
@@ -101,7 +103,7 @@ func (s *site) announce(b *built) error {
 
 // withdraw is the reverse of announce.
 func (s *site) withdraw() error {
-	return errors.Join(remove(s.pin(nextSet)), remove(s.pin(nextSet+newSuffix)), remove(s.pin(nextSlots)), remove(s.pin(nextSlots+newSuffix)))
+	return errors.Join(pin.Remove(s.pin(nextSet)), pin.Remove(s.pin(nextSet+newSuffix)), pin.Remove(s.pin(nextSlots)), pin.Remove(s.pin(nextSlots+newSuffix)))
 }
 
 // commit follows an announced set that has come into force.
@@ -113,7 +115,7 @@ func (s *site) commit(next setRecord) error {
 		if err := os.Rename(s.pin(nextSlots), s.pin(slotsPin)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-	} else if err := remove(s.pin(slotsPin)); err != nil {
+	} else if err := pin.Remove(s.pin(slotsPin)); err != nil {
 		return err
 	}
 	s.reached("slots replaced")
@@ -128,8 +130,8 @@ func (s *site) commit(next setRecord) error {
 // unpinSets removes what says what runs, when nothing does.
 func (s *site) unpinSets() error {
 	err := s.withdraw()
-	for _, pin := range []string{setPin, slotsPin, slotsPin + newSuffix, countersPin, countersPin + newSuffix} {
-		err = errors.Join(err, remove(s.pin(pin)))
+	for _, name := range []string{setPin, slotsPin, slotsPin + newSuffix, countersPin, countersPin + newSuffix} {
+		err = errors.Join(err, pin.Remove(s.pin(name)))
 	}
 	s.set = setRecord{}
 	return err

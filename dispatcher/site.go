@@ -9,9 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfvol/bpfvol/internal/pin"
 )
 
 // site is a point that the caller holds locked, as read back from its pins.
@@ -85,31 +86,12 @@ func (d *Dispatcher) makeDir(dir string) error {
 	}
 }
 
-// lockPoll is how often a lock that another holds is tried again. Its holder may wait 20 ms for the kernel.
-const lockPoll = 2 * time.Millisecond
-
 // lockDir locks a directory and makes sure that it is still there. Closing the file unlocks.
-func lockDir(ctx context.Context, dir string) (_ *os.File, err error) {
+func lockDir(ctx context.Context, dir string) (*os.File, error) {
 	for {
-		f, err := os.Open(dir)
+		f, err := pin.Lock(ctx, dir, "another change of the same hook")
 		if err != nil {
 			return nil, err
-		}
-		for {
-			err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-			if err == nil || !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-				break
-			}
-			select {
-			case <-ctx.Done():
-				f.Close()
-				return nil, fmt.Errorf("wait for another change of the same hook: %w", context.Cause(ctx))
-			case <-time.After(lockPoll):
-			}
-		}
-		if err != nil {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", dir, err)
 		}
 		locked, err1 := f.Stat()
 		now, err2 := os.Stat(dir)
@@ -141,19 +123,6 @@ func (s *site) read() error {
 	return nil
 }
 
-// readDir returns the names in a directory; none if it does not exist.
-func readDir(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	names := make([]string, len(entries))
-	for i, e := range entries {
-		names[i] = e.Name()
-	}
-	return names, nil
-}
-
 // close unlocks the point and, if nothing is at it, removes its directory.
 func (s *site) close() error {
 	os.Remove(s.pin(membersDir)) // fails if there are members
@@ -182,12 +151,12 @@ func (s *site) clear() error {
 		if err := s.carrier().detach(s); err != nil {
 			return err
 		}
-		if err := errors.Join(remove(s.pin(recordPin+newSuffix)), remove(s.pin(recordPin))); err != nil {
+		if err := errors.Join(pin.Remove(s.pin(recordPin+newSuffix)), pin.Remove(s.pin(recordPin))); err != nil {
 			return err
 		}
 		s.record = pointRecord{}
 		s.reached("point record removed")
-	} else if err := remove(s.pin(recordPin + newSuffix)); err != nil {
+	} else if err := pin.Remove(s.pin(recordPin + newSuffix)); err != nil {
 		return err
 	}
 	if err := s.letPacketsPass(); err != nil {
@@ -196,7 +165,7 @@ func (s *site) clear() error {
 	if err := s.unpinSets(); err != nil {
 		return err
 	}
-	volumes, err := readDir(s.pin(membersDir))
+	volumes, err := pin.Names(s.pin(membersDir))
 	if err != nil {
 		return err
 	}
@@ -211,7 +180,7 @@ func (s *site) clear() error {
 
 // points lists the points that have a directory.
 func (d *Dispatcher) points() ([]Point, error) {
-	names, err := readDir(d.root)
+	names, err := pin.Names(d.root)
 	if err != nil {
 		return nil, err
 	}
@@ -226,7 +195,7 @@ func (d *Dispatcher) points() ([]Point, error) {
 
 // look reports, without a lock, whether a volume has something at a point, and whether nothing at all has.
 func (d *Dispatcher) look(p Point, volume string) (mine, empty bool) {
-	volumes, err := readDir(filepath.Join(d.root, p.dirName(), membersDir))
+	volumes, err := pin.Names(filepath.Join(d.root, p.dirName(), membersDir))
 	return slices.Contains(volumes, volume), err == nil && len(volumes) == 0
 }
 

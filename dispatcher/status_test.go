@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/bpfvol/bpfvol/internal/pin"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
@@ -51,7 +52,7 @@ func TestRecordOfAnotherVersionIsRefused(t *testing.T) {
 	w.mustAttach(t, first, prog)
 	path := filepath.Join(w.root, w.point.dirName(), membersDir, first.Volume, first.Program, recordPin)
 	s := &site{Dispatcher: w.Dispatcher}
-	before, err := readBytes(path)
+	before, err := pin.ReadBytes(path)
 	if err != nil {
 		t.Fatal(err)
 	}

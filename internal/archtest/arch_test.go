@@ -28,6 +28,8 @@ var floors = map[string]int{
 	"bpf":                    0,
 	"internal/image":         1,
 	"verify":                 2,
+	"internal/netns":         2,
+	"internal/pin":           2,
 	"verify/cosign":          3,
 	"internal/podfs/mapjson": 3,
 	"internal/hook":          3,
@@ -64,7 +66,7 @@ var homes = map[string][]string{
 	"github.com/fsnotify/fsnotify":                {"verify"},
 	"github.com/vishvananda/netlink":              {"dispatcher", "internal/doctor", "internal/libxdp"},
 	"k8s.io/mount-utils":                          {"internal/doctor"},
-	"golang.org/x/sys/unix":                       {"dispatcher", "internal/doctor", "internal/hook", "internal/kernelstate", "internal/libxdp", "internal/node", "internal/podfs", "internal/podfs/mapjson"},
+	"golang.org/x/sys/unix":                       {"dispatcher", "internal/doctor", "internal/hook", "internal/kernelstate", "internal/libxdp", "internal/netns", "internal/node", "internal/pin", "internal/podfs", "internal/podfs/mapjson"},
 	"github.com/spf13/cobra":                      {"cmd/bpfvol"},
 	"github.com/prometheus/client_golang":         {"cmd/bpfvol"},
 }

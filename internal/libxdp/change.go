@@ -14,6 +14,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfvol/bpfvol/internal/netns"
+	"github.com/bpfvol/bpfvol/internal/pin"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
@@ -198,7 +200,7 @@ type swap struct {
 
 // swap makes the effects of a change, in the order that the package's doc argues for.
 func (p Protocol) swap(ctx context.Context, s swap) error {
-	netns, err := netnsCookie()
+	netns, err := netns.Cookie()
 	if err != nil {
 		return err
 	}
@@ -242,7 +244,7 @@ func (p Protocol) swap(ctx context.Context, s swap) error {
 	if left != nil {
 		return errors.Join(err, left) // the intent stays, and the next change finishes this one
 	}
-	err = errors.Join(err, remove(path))
+	err = errors.Join(err, pin.Remove(path))
 	p.reached("removed intent")
 	return err
 }

@@ -12,6 +12,9 @@ import (
 	"strconv"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/bpfvol/bpfvol/internal/netns"
+	"github.com/bpfvol/bpfvol/internal/pin"
 )
 
 // intent is what a change of ours is about to do to an interface. It is pinned before the change's first effect and
@@ -42,24 +45,16 @@ func (i intent) pin(path string) error {
 	if err != nil {
 		return err
 	}
-	m, err := ebpf.NewMap(&ebpf.MapSpec{
-		Name: "bpfvol_intent", Type: ebpf.Array, KeySize: 4, ValueSize: uint32(len(text)), MaxEntries: 1,
-		Contents: []ebpf.MapKV{{Key: uint32(0), Value: text}},
-	})
+	m, err := pin.Bytes("bpfvol_intent", text)
 	if err != nil {
 		return fmt.Errorf("intent: %w", err)
 	}
 	defer m.Close()
-	return errors.Join(m.Freeze(), m.Pin(path))
+	return m.Pin(path)
 }
 
 func readIntent(path string) (intent, error) {
-	m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: true})
-	if err != nil {
-		return intent{}, err
-	}
-	defer m.Close()
-	text, err := m.LookupBytes(uint32(0))
+	text, err := pin.ReadBytes(path)
 	if err != nil {
 		return intent{}, err
 	}
@@ -75,11 +70,11 @@ func readIntent(path string) (intent, error) {
 
 // settleAll finishes or undoes the changes in this network namespace whose process died. The caller holds our lock.
 func (p Protocol) settleAll(ctx context.Context, ifindex int) error {
-	netns, err := netnsCookie()
+	netns, err := netns.Cookie()
 	if err != nil {
 		return err
 	}
-	names, err := readDir(filepath.Join(p.dir(), ownDir))
+	names, err := pin.Names(filepath.Join(p.dir(), ownDir))
 	if err != nil {
 		return err
 	}
@@ -107,7 +102,7 @@ func (p Protocol) settle(ctx context.Context, path string, ifindex int) error {
 	at, err := attached(ifindex)
 	if errors.Is(err, ErrNoInterface) {
 		// Deleted, or moved to another namespace with its program: what is pinned may run there.
-		return remove(path)
+		return pin.Remove(path)
 	} else if err != nil && !errors.Is(err, ErrForeign) {
 		return err
 	}
@@ -121,5 +116,5 @@ func (p Protocol) settle(ctx context.Context, path string, ifindex int) error {
 		}
 	}
 	p.reached("settled")
-	return remove(path)
+	return pin.Remove(path)
 }

@@ -266,11 +266,14 @@ func (p Protocol) Forget(ctx context.Context, ifindex int, id ebpf.ProgramID) er
 
 // grace is how long other pins of a program may stay after a swap without it: they may be those of a change by libxdp
 // that is about to fail, because ours came first, and to remove them itself.
-const grace = 500 * time.Millisecond
+const (
+	grace     = 500 * time.Millisecond
+	gracePoll = 2 * time.Millisecond
+)
 
 // unpinAll ends what is left of a program in any dispatcher that is, or was, on an interface.
 func (p Protocol) unpinAll(ctx context.Context, ifindex int, id ebpf.ProgramID, wait time.Duration) error {
-	for end := time.Now().Add(wait); ; time.Sleep(lockPoll) {
+	for end := time.Now().Add(wait); ; time.Sleep(gracePoll) {
 		left := false
 		err := p.locked(ctx, func() error {
 			dirs, err := p.dispatchDirs(ifindex)

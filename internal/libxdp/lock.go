@@ -11,14 +11,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfvol/bpfvol/internal/pin"
 )
 
 // ownDir is the directory, below that of the protocol, whose flock a change of ours holds from its begin to its end,
 // and which has the intents. It stays when it is empty: a lock on a removed directory excludes nobody.
 const ownDir = "bpfvol"
-
-// lockPoll is how often a lock that another holds is tried again.
-const lockPoll = 2 * time.Millisecond
 
 // begin keeps other changes of ours away and settles what was cut short. Closing the file lets them in.
 func (p Protocol) begin(ctx context.Context, ifindex int) (*os.File, error) {
@@ -60,26 +59,7 @@ func (p Protocol) finally(ctx context.Context, f func() error) error {
 
 // lock takes the flock of a directory. Closing the file unlocks.
 func lock(ctx context.Context, dir string) (*os.File, error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case err == nil:
-			return f, nil
-		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", dir, err)
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("wait for another change of a dispatcher of libxdp: %w", context.Cause(ctx))
-		case <-time.After(lockPoll):
-		}
-	}
+	return pin.Lock(ctx, dir, "another change of a dispatcher of libxdp")
 }
 
 // makeDir makes the directory that libxdp makes, too. Like ownDir it stays.

@@ -88,17 +88,3 @@ func descriptor(prog *ebpf.Program) []byte {
 	}
 	return binary.NativeEndian.AppendUint32(nil, uint32(int32(fd)))
 }
-
-// netnsCookie returns the number of the current network namespace that no other has until reboot.
-func netnsCookie() (uint64, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, fmt.Errorf("network namespace cookie: %w", err)
-	}
-	defer unix.Close(fd)
-	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if err != nil {
-		return 0, fmt.Errorf("network namespace cookie: %w", err)
-	}
-	return cookie, nil
-}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+
+	"github.com/bpfvol/bpfvol/internal/pin"
 )
 
 // slot is a component with its program, open.
@@ -94,7 +96,7 @@ func (p Protocol) readComponents(d *opened, ifindex int) error {
 	}
 	d.version = c.version
 	dir := p.dispatchDir(ifindex, d.id)
-	pins, err := readDir(dir)
+	pins, err := pin.Names(dir)
 	if err != nil {
 		return err
 	}

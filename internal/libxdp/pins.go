@@ -3,7 +3,6 @@
 package libxdp
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +10,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+
+	"github.com/bpfvol/bpfvol/internal/pin"
 )
 
 // dispatchDir is where the components of a dispatcher are pinned, as protocol.org has it.
@@ -25,24 +26,24 @@ func linkPin(i int) string { return slotName(i) + "-link" }
 
 // dismantle removes a dispatcher's pins and their directory, as far as they are there.
 func dismantle(dir string, reached func(string)) error {
-	names, err := readDir(dir)
+	names, err := pin.Names(dir)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if err := remove(filepath.Join(dir, name)); err != nil {
+		if err := pin.Remove(filepath.Join(dir, name)); err != nil {
 			return err
 		}
 		reached("removed " + name)
 	}
-	err = remove(dir)
+	err = pin.Remove(dir)
 	reached("removed directory")
 	return err
 }
 
 // dispatchDirs are the directories of dispatchers that are, or were, on an interface.
 func (p Protocol) dispatchDirs(ifindex int) (dirs []string, err error) {
-	names, err := readDir(p.dir())
+	names, err := pin.Names(p.dir())
 	if err != nil {
 		return nil, err
 	}
@@ -94,33 +95,12 @@ func pinnedLink(path string) ebpf.ProgramID {
 func unpin(dir string, id ebpf.ProgramID, reached func(string)) error {
 	for _, i := range slotsWith(dir, id) {
 		for _, name := range []string{linkPin(i), progPin(i)} {
-			if err := remove(filepath.Join(dir, name)); err != nil {
+			if err := pin.Remove(filepath.Join(dir, name)); err != nil {
 				return err
 			}
 			reached("removed " + name)
 		}
 	}
 	os.Remove(dir) // fails if it is not empty
-	return nil
-}
-
-// readDir returns the names in a directory, sorted; none if it does not exist.
-func readDir(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	names := make([]string, len(entries))
-	for i, e := range entries {
-		names[i] = e.Name()
-	}
-	return names, nil
-}
-
-// remove removes a pin or an empty directory that may be gone.
-func remove(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
 	return nil
 }
