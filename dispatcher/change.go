@@ -67,6 +67,9 @@ func (s *site) change(running ebpf.ProgramID, alive bool, mode volume.XDPMode) (
 	}
 	defer b.close()
 	s.reached("program loaded")
+	if err := s.complete(); err != nil {
+		return err
+	}
 	if err := s.announce(b); err != nil {
 		return errors.Join(err, s.withdraw())
 	}

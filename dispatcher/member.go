@@ -151,8 +151,9 @@ func (s *site) freeCounter(m Member) (int, error) {
 	return free, nil
 }
 
-// pinMember adds a member, or gives it another program and settings. The record is last: it completes the member. undo
-// makes it what it was.
+// pinMember adds a member, or gives it another program and settings. It is incomplete until its record is pinned, which
+// waits until a program of all members is made: one that cannot be there must not hold up others after a crash. undo makes
+// the member what it was.
 func (s *site) pinMember(m Member, prog Program) (undo func() error, err error) {
 	r, err := s.memberRecord(m, prog)
 	if err != nil {
@@ -166,24 +167,33 @@ func (s *site) pinMember(m Member, prog Program) (undo func() error, err error) 
 		undo = func() error {
 			return errors.Join(s.pinRecord(filepath.Join(was.dir, recordPin), memberName, was.memberRecord), s.sweep(was))
 		}
-	}
-	if err := s.pinCode(now, prog); err != nil {
-		return nil, errors.Join(fmt.Errorf("pin program %.64q: %w", m.Program, err), undo())
-	}
-	if err := s.pinRecord(filepath.Join(now.dir, recordPin), memberName, r); err != nil {
-		return nil, errors.Join(err, undo())
-	}
-	s.reached("member record pinned")
-	if before >= 0 {
 		s.members[before] = now
 	} else {
 		if err := s.resetCounters(now); err != nil {
-			return nil, errors.Join(err, undo())
+			return nil, err
 		}
 		s.members = append(s.members, now)
 	}
 	s.sortMembers()
+	if err := s.pinCode(now, prog); err != nil {
+		return nil, errors.Join(fmt.Errorf("pin program %.64q: %w", m.Program, err), undo())
+	}
+	s.incomplete = &now
 	return undo, nil
+}
+
+// complete pins the record of the member that is incomplete, if one is.
+func (s *site) complete() error {
+	if s.incomplete == nil {
+		return nil
+	}
+	m := s.incomplete
+	if err := s.pinRecord(filepath.Join(m.dir, recordPin), memberName, m.memberRecord); err != nil {
+		return err
+	}
+	s.reached("member record pinned")
+	s.incomplete = nil
+	return nil
 }
 
 // pinCode pins what the record of a member speaks of.

@@ -21,10 +21,12 @@ type site struct {
 	dir     string
 	lock    *os.File
 	record  pointRecord // zero: nothing was attached
-	members []member    // complete ones, in the order they run
+	members []member    // complete ones and the one that is about to be, in the order they run
 	set     setRecord   // what runs; zero: nothing
 	counted bool        // verdicts are to be counted; as they are until somebody with another opinion changes it
 	joining Member      // who attaches; zero: nobody
+
+	incomplete *member // of members; nil: all have their record
 }
 
 const (
@@ -174,8 +176,8 @@ func (s *site) pinPoint(r pointRecord) error {
 	return nil
 }
 
-// clear detaches what is attached and removes all members, complete or not.
-func (s *site) clear() error {
+// stop detaches what is attached and forgets it. The members stay.
+func (s *site) stop() error {
 	if s.record != (pointRecord{}) {
 		if err := s.carrier().detach(s); err != nil {
 			return err
@@ -191,7 +193,12 @@ func (s *site) clear() error {
 	if err := s.letPacketsPass(); err != nil {
 		return err
 	}
-	if err := s.unpinSets(); err != nil {
+	return s.unpinSets()
+}
+
+// clear is stop, and removes all members, complete or not.
+func (s *site) clear() error {
+	if err := s.stop(); err != nil {
 		return err
 	}
 	volumes, err := readDir(s.pin(membersDir))
