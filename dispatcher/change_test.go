@@ -231,6 +231,7 @@ func TestPointIsRebuiltFromItsPins(t *testing.T) {
 				t.Errorf("member %d: counts are %+v, want 5 packets", i, m.Counts)
 			}
 		}
+		w.run(t, errand{Does: "recover"})
 		w.run(t, errand{Does: "detach", Member: members[2]})
 		w.run(t, errand{Does: "detach", Member: members[0]})
 		w.wantRun(t, packets[3])
