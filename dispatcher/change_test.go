@@ -97,7 +97,10 @@ func TestChangeLosesNoPacketAndNoneMeetsAWrongSet(t *testing.T) {
 			seed := rand.Uint64()
 			r := rand.New(rand.NewPCG(seed, 0))
 			f := w.flow(t, 0)
-			for start := time.Now(); f.sent.Load() < packetsToSend; {
+			enough := func() bool {
+				return f.sent.Load() >= packetsToSend && swaps >= 50 && ways[Plain] > 0 && ways[Fused] > 0 && ways[Slot] > 0
+			}
+			for start := time.Now(); !enough(); {
 				if time.Since(start) > 5*time.Minute {
 					t.Fatalf("only %d packets in %v", f.sent.Load(), time.Since(start))
 				}
@@ -231,6 +234,8 @@ func TestPointIsRebuiltFromItsPins(t *testing.T) {
 				t.Errorf("member %d: counts are %+v, want 5 packets", i, m.Counts)
 			}
 		}
+		w.run(t, errand{Does: "recover"})
+		w.run(t, errand{Does: "recover"}) // by one who does not want them counted
 		w.run(t, errand{Does: "detach", Member: members[2]})
 		w.run(t, errand{Does: "detach", Member: members[0]})
 		w.wantRun(t, packets[3])

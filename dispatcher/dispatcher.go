@@ -159,20 +159,21 @@ func (d *Dispatcher) Attach(ctx context.Context, p Point, mode volume.XDPMode, m
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
 
-	if err := s.admit(m, mode); err != nil {
+	was, err := s.admit(m, mode)
+	if err != nil {
 		return Attachment{}, err
 	}
 	s.joining, s.counted = m, s.options.MemberStats || s.set.Counted
 	undo := func() error { return nil }
 	if !slices.ContainsFunc(s.members, func(have member) bool { return have.equal(m) && have.Own == own }) {
 		if undo, err = s.pinMember(m, prog); err != nil {
-			return Attachment{}, err
+			return Attachment{}, errors.Join(err, s.restore(ctx, was))
 		}
 	}
 	if err := s.reconcile(ctx, mode, start); errors.Is(err, errUnfinished) {
 		return Attachment{}, err // the member runs: Detach must find it
 	} else if err != nil {
-		return Attachment{}, errors.Join(err, s.endComponent(ctx, m, own), undo(), s.clearIfEmpty())
+		return Attachment{}, errors.Join(err, s.endComponent(ctx, m, own), undo(), s.restore(ctx, was))
 	}
 	at := Attachment{Point: p, Mode: s.record.Mode}
 	if s.record.Carrier == carrierLibxdp {
@@ -188,31 +189,41 @@ func (d *Dispatcher) Attach(ctx context.Context, p Point, mode volume.XDPMode, m
 	return at, err
 }
 
-// admit takes away what is left of a point that is dead, and refuses a mode that the point cannot have.
-func (s *site) admit(m Member, mode volume.XDPMode) error {
+// admit takes away what is left of a point that is dead, and refuses a mode that the point cannot have. A lone member's
+// mode can be another, but not at the same time: it is ended, and was is the mode that it had.
+func (s *site) admit(m Member, mode volume.XDPMode) (was volume.XDPMode, err error) {
 	_, alive, err := s.running()
 	if err != nil {
-		return err
+		return "", err
 	}
-	if alive && (s.Kind != volume.KindXDP || mode == "" || mode == volume.XDPAuto || mode == s.record.Mode) {
-		return nil
+	if !alive {
+		return "", s.clear()
 	}
-	if alive {
-		for _, other := range s.members {
-			if !other.same(m) {
-				return &ModeError{Point: s.Point, Has: s.record.Mode, Wants: mode, Holder: other.Member}
-			}
+	if s.Kind != volume.KindXDP || mode == "" || mode == volume.XDPAuto || mode == s.record.Mode {
+		return "", nil
+	}
+	for _, other := range s.members {
+		if !other.same(m) {
+			return "", &ModeError{Point: s.Point, Has: s.record.Mode, Wants: mode, Holder: other.Member}
 		}
 	}
-	return s.clear()
+	was = s.record.Mode
+	return was, s.stop()
 }
 
-// clearIfEmpty takes away what was made for a member that could not attach.
-func (s *site) clearIfEmpty() error {
-	if err := s.readMembers(); err != nil || len(s.members) > 0 {
+// restore follows an Attach that failed and was undone: what was ended for it runs again, in the mode that it had.
+func (s *site) restore(ctx context.Context, was volume.XDPMode) error {
+	s.incomplete = nil
+	if err := s.readMembers(); err != nil {
 		return err
 	}
-	return s.clear()
+	if len(s.members) == 0 {
+		return s.clear()
+	}
+	if was == "" {
+		return nil
+	}
+	return s.reconcile(ctx, was, start)
 }
 
 // Detach ends every member of a volume, wherever it runs. A member, an interface or a network namespace that is gone is

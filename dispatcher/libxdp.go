@@ -72,6 +72,9 @@ func (s *site) hasLibxdp(ctx context.Context) bool {
 
 // joinLibxdp makes every member a component with its settings. The point record is first: it says who ends what runs.
 func (s *site) joinLibxdp(ctx context.Context, mode volume.XDPMode) error {
+	if err := s.complete(); err != nil {
+		return err
+	}
 	if s.record.Carrier != carrierLibxdp {
 		if err := s.pinPoint(pointRecord{Carrier: carrierLibxdp}); err != nil {
 			return err

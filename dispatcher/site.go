@@ -145,8 +145,8 @@ func (s *site) pinPoint(r pointRecord) error {
 	return nil
 }
 
-// clear detaches what is attached and removes all members, complete or not.
-func (s *site) clear() error {
+// stop detaches what is attached and forgets it. The members stay.
+func (s *site) stop() error {
 	if s.record != (pointRecord{}) {
 		if err := s.carrier().detach(s); err != nil {
 			return err
@@ -162,7 +162,12 @@ func (s *site) clear() error {
 	if err := s.letPacketsPass(); err != nil {
 		return err
 	}
-	if err := s.unpinSets(); err != nil {
+	return s.unpinSets()
+}
+
+// clear is stop, and removes all members, complete or not.
+func (s *site) clear() error {
+	if err := s.stop(); err != nil {
 		return err
 	}
 	volumes, err := pin.Names(s.pin(membersDir))
