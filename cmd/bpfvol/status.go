@@ -124,6 +124,13 @@ var statusExample = []node.PointStatus{
 			Image: "ghcr.io/acme/count:v1", Digest: digest.FromString("count"), ProgramID: 50, LinkID: 11,
 		}},
 	},
+	{
+		Point: "cgroup kubepods.slice/pod1 skb/ingress", Hook: "cgroup",
+		Members: []node.MemberStatus{{
+			Program: "on_ingress", VolumeID: "csi-0b5d", Pod: node.Pod{Namespace: "demo", Name: "counter", UID: "0b5d4ad2", ServiceAccount: "counter"},
+			Image: "ghcr.io/acme/count:v1", Digest: digest.FromString("count"), ProgramID: 48, LinkID: 10, Gone: "the cgroup is gone",
+		}},
+	},
 }
 
 func ptr[T any](v T) *T { return &v }

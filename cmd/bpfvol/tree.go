@@ -119,6 +119,9 @@ func memberWords(m node.MemberStatus) []string {
 	if m.Runs > 0 {
 		words = append(words, fmt.Sprintf("%d runs", m.Runs))
 	}
+	if m.Gone != "" {
+		words = append(words, "PROBLEM: "+printable(m.Gone))
+	}
 	way := string(m.Way)
 	if m.Why != "" {
 		way += ": " + printable(m.Why)

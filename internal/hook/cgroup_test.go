@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -181,4 +182,25 @@ func TestCgroupTypesAreThoseOfAVolume(t *testing.T) {
 	if diff := cmp.Diff(slices.Sorted(slices.Values(volume.CgroupAttachTypes)), known); diff != "" {
 		t.Errorf("volume.CgroupAttachTypes (-) and those that attach (+):\n%s", diff)
 	}
+}
+
+func TestLinkOfACgroupThatIsGoneSaysSo(t *testing.T) {
+	bpftest.Root(t)
+	pin := bpftest.BPFFS(t) + "/link"
+	t.Run("cgroup", func(t *testing.T) { // which ends with this
+		prog, _ := counter(t, ebpf.CGroupSKB, ebpf.AttachCGroupInetEgress)
+		l := place{}.attached(t, prog, &volume.Cgroup{Path: newCgroup(t), Attach: "skb/egress"})[0]
+		wantGone(t, l, "")
+		if err := l.Pin(pin); err != nil {
+			t.Fatal(err)
+		}
+	})
+	l, err := link.LoadPinnedLink(pin, nil)
+	if errors.Is(err, os.ErrNotExist) {
+		t.Skip("there is no cgroup to attach to")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	wantGone(t, l, "the cgroup is gone")
 }

@@ -269,7 +269,7 @@ func TestNetkitErrorsSayWhy(t *testing.T) {
 	}
 }
 
-// A link outlives what it is attached to, and can be closed.
+// A link outlives what it is attached to, says so if the kernel does, and can be closed.
 func TestLinksOfWhatIsGoneEnd(t *testing.T) {
 	for name, c := range cases(t, "") {
 		if c.where == nil {
@@ -302,8 +302,13 @@ func TestLinksOfWhatIsGoneEnd(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := l.Info(); err != nil {
-				t.Error(err)
+			switch c.typ {
+			case ebpf.SchedCLS:
+				wantGone(t, l, "the interface is gone")
+			case ebpf.SkLookup:
+				wantGone(t, l, "the network namespace is gone")
+			default:
+				wantGone(t, l, "")
 			}
 			if err := os.Remove(pin); err != nil {
 				t.Error(err)
@@ -312,5 +317,24 @@ func TestLinksOfWhatIsGoneEnd(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// wantGone waits until a link says what is gone: the kernel dismantles a namespace some time after its last holder went.
+func wantGone(t *testing.T, l link.Link, want string) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		info, err := l.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := Gone(info)
+		if got == want {
+			return
+		}
+		if time.Now().After(end) {
+			t.Errorf("gone is %q, want %q", got, want)
+			return
+		}
 	}
 }

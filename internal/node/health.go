@@ -75,6 +75,9 @@ func (e *Engine) stopped(v Volume, points []dispatcher.PointStatus, unread error
 	}
 	for _, l := range links {
 		take(func(p podfs.Program) bool { return p == l.program })
+		if l.gone != "" {
+			problems = append(problems, fmt.Sprintf("%s: program %.64q does not run: %s", l.program.Point, l.program.Name, l.gone))
+		}
 	}
 	// An interface may have had another name when the record was written.
 	var renamed []func(podfs.Program) bool

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/bpfvol/bpfvol/dispatcher"
+	"github.com/bpfvol/bpfvol/internal/hook"
 	"github.com/bpfvol/bpfvol/internal/podfs"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
@@ -55,14 +56,16 @@ type MemberStatus struct {
 	// ProgramID is the member's own program, loaded alone. What packets meet is that of the point.
 	ProgramID uint32 `json:"programID,omitempty"`
 	LinkID    uint32 `json:"linkID,omitempty"` // of its own
-	// Way is how the program runs beside others: plain, fused, in a slot, or idle, the latter two because of Why. Empty
-	// where it does not run, and where the kernel itself shares the hook.
+	// Way is how the program runs beside others, and Why the reason if it has a slot or is idle. Empty where it does not
+	// run, and where the kernel itself shares the hook.
 	Way dispatcher.Way `json:"way,omitempty"`
 	Why string         `json:"why,omitempty"`
 	// Counts are the program's results, where they are counted.
 	Counts *dispatcher.Counts `json:"counts,omitempty"`
 	// Runs is how often ProgramID ran; the kernel counts only with sysctl kernel.bpf_stats_enabled=1, and not what is fused.
 	Runs uint64 `json:"runs,omitempty"`
+	// Gone says why the program does not run, where the kernel itself shares the hook: "the cgroup is gone".
+	Gone string `json:"gone,omitempty"`
 }
 
 // Status returns every point at which a volume's program runs, read from the kernel: interfaces first, by name, those of
@@ -88,7 +91,7 @@ func (e *Engine) Status() ([]PointStatus, error) {
 				own[p.Point] = p
 			}
 			m := owned(v.Record, l.program.Name)
-			m.LinkID, m.ProgramID, m.Runs = uint32(l.id), uint32(l.loaded), runs(l.loaded)
+			m.LinkID, m.ProgramID, m.Runs, m.Gone = uint32(l.id), uint32(l.loaded), runs(l.loaded), l.gone
 			p.Members = append(p.Members, m)
 		}
 	}
@@ -146,6 +149,7 @@ type ownLink struct {
 	program podfs.Program // as in the record
 	id      link.ID
 	loaded  ebpf.ProgramID
+	gone    string // what it was attached to and is no more
 }
 
 // ownLinks reads the links of a volume, in the order of its record. A pin that is odd is an error, and hides no other.
@@ -188,7 +192,7 @@ func readLink(dir, pin string, rec Record) (ownLink, error) {
 	if err != nil {
 		return ownLink{}, err
 	}
-	read.id, read.loaded = info.ID, info.Program
+	read.id, read.loaded, read.gone = info.ID, info.Program, hook.Gone(info)
 	return read, nil
 }
 
