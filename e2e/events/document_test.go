@@ -62,6 +62,8 @@ var elsewhere = map[string]string{
 	`program "<program>": this kernel does not <what>; see bpfvol doctor`:                                                                                   "loader: TestProgramTypeThatTheKernelRefusesIsNoVerifierError",
 	`program "<program>": <point>: slot of program "<program>": <why>, not supported beside others; use another interface`:                                  "dispatcher: TestFragmentsNeedEveryMember",
 	`program "<program>": <point>: program "<program>": it cannot run beside libxdp's programs, since <why>: not supported`:                                 "dispatcher: TestLibxdpRefusesWhatItCannotRun",
+	`program "<program>": <point>: program "<program>": the kernel refuses it as a component of libxdp's dispatcher: "<reason>": not supported`:             "internal/libxdp: TestLoadErrorIsTheVerifiersLastWord",
+	`program "<program>": <point>: libxdp's protocol: not supported: the kernel refuses freplace programs (<why>); use the fused dispatcher`:                "internal/libxdp: TestRefusalSaysWhatToDo",
 	`load: <problem>; see bpfvol doctor`: "loader: TestKconfigIsFilledIn",
 	`<anything else>`:                    "csi: TestCodes",
 }
