@@ -199,6 +199,12 @@ func (s *site) admit(m Member, mode volume.XDPMode) (was volume.XDPMode, err err
 	if !alive {
 		return "", s.clear()
 	}
+	if moved, err := s.hasMoved(); err != nil {
+		return "", err
+	} else if moved {
+		why := "the interface that had its number moved to another network namespace, where other programs go on by this point"
+		return "", &FullError{Point: s.Point, Member: m, Why: why}
+	}
 	if s.Kind != volume.KindXDP || mode == "" || mode == volume.XDPAuto || mode == s.record.Mode {
 		return "", nil
 	}

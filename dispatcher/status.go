@@ -24,6 +24,8 @@ type PointStatus struct {
 	Members []MemberStatus // in the order they run
 	// Severed says that nothing runs: the interface, or what attached the members, is gone.
 	Severed bool
+	// Moved says that the interface is in another network namespace now, and the members with it.
+	Moved bool
 }
 
 // MemberStatus is a member, its own program, and how it runs.
@@ -88,6 +90,9 @@ func (d *Dispatcher) status(p Point) (_ *PointStatus, err error) {
 	} else if l != nil {
 		st.Link = l.id
 		l.Close()
+	}
+	if st.Moved, err = s.hasMoved(); err != nil {
+		return nil, err
 	}
 	counts, err := s.counts()
 	if err != nil {

@@ -16,15 +16,18 @@ import (
 // startTCX attaches by a TCX link, behind the programs of others that are there already. Wraps ebpf.ErrNotSupported
 // before Linux 6.6.
 func (s *site) startTCX(prog *ebpf.Program) error {
-	attach := ebpf.AttachTCXIngress
-	if s.Direction == volume.Egress {
-		attach = ebpf.AttachTCXEgress
-	}
-	l, err := link.AttachTCX(link.TCXOptions{Interface: s.IfIndex, Program: prog, Attach: attach})
+	l, err := link.AttachTCX(link.TCXOptions{Interface: s.IfIndex, Program: prog, Attach: s.tcxAttach()})
 	if errors.Is(err, unix.ENODEV) {
 		return missing(s.Interface, err)
 	} else if err != nil {
 		return fmt.Errorf("%s: %w", s.Point, err)
 	}
 	return s.keep(l, pointRecord{Carrier: carrierTCX})
+}
+
+func (s *site) tcxAttach() ebpf.AttachType {
+	if s.Direction == volume.Egress {
+		return ebpf.AttachTCXEgress
+	}
+	return ebpf.AttachTCXIngress
 }

@@ -33,6 +33,8 @@ func (e *Engine) look(s dispatcher.PointStatus) (Interface, string) {
 		i.NetNS = NetNS{Path: place.NetNS, Cookie: s.NetNS}
 	}
 	switch {
+	case s.Moved:
+		return i, "the interface moved to another network namespace, and what runs there with it"
 	case !s.Severed:
 		if place.Interface != "" && place.Interface != s.Interface {
 			i.Name, i.AttachedAs = place.Interface, s.Interface
