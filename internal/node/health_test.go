@@ -13,6 +13,7 @@ import (
 
 	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfvol/bpfvol/bpf"
@@ -111,6 +112,34 @@ func remove(t *testing.T, path string) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func TestInterfaceThatMovedIsAProblem(t *testing.T) {
+	f := newFixture(t)
+	ns, other := bpftest.NewNetNS(t), bpftest.NewNetNS(t)
+	ns.Veth(t, "lan0", "peer0")
+	req := f.request(t, f.signed(t, "count", bpf.Count()), "{program: count, xdp: lan0}")
+	f.publishIn(t, ns, req)
+	in(t, ns, func() error {
+		l, err := netlink.LinkByName("lan0")
+		if err != nil {
+			return err
+		}
+		there, err := os.Open(other.Path())
+		if err != nil {
+			return err
+		}
+		defer there.Close()
+		return netlink.LinkSetNsFd(l, int(there.Fd()))
+	})
+	want := Health{Problems: []string{"xdp lan0: the interface moved to another network namespace, and what runs there with it"}}
+	in(t, ns, func() error {
+		got, err := f.Health(t.Context(), req.VolumeID)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("health (-want +got):\n%s", diff)
+		}
+		return err
+	})
 }
 
 // A program at two interfaces still runs at one. It is not healthy, and what runs is not said to be wrong.
