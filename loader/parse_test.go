@@ -78,8 +78,6 @@ func TestDefaultThatNeedsMoreSaysWhatToWrite(t *testing.T) {
 		{"cgroup", "cgroup/connect4", `program "p": section "cgroup/connect4" needs a cgroup; write attach: [{program: p, cgroup: {path: kubepods.slice, attach: connect4}}], with an entry for each program that you want`},
 		{"netfilter", "netfilter", `program "p": section "netfilter" needs a netfilter hook; write attach: [{program: p, netfilter: {family: ipv4, hook: preRouting}}], with an entry for each program that you want`},
 		{"netkit", "netkit/peer", `program "p": section "netkit/peer" needs an interface; write attach: [{program: p, netkit: {interface: nk0, peer: true}}], with an entry for each program that you want`},
-		{"fentry", "fentry", `program "p": section "fentry" needs a kernel function; write attach: [{program: p, fentry: tcp_connect}], with an entry for each program that you want`},
-		{"lsm", "lsm", `program "p": section "lsm" needs an LSM hook; write attach: [{program: p, lsm: file_open}], with an entry for each program that you want`},
 		{"iter", "iter", `program "p": section "iter" needs a target; write attach: [{program: p, iter: task}], with an entry for each program that you want`},
 		{"perf", "perf_event", `program "p": section "perf_event" needs an event; write attach: [{program: p, perfEvent: {event: cpu-clock, frequency: 99}}], with an entry for each program that you want`},
 		{"none", "freplace/f", `program "p": no hook takes programs of section "freplace/f"; write attach with the programs that you want`},
