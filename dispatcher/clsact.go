@@ -3,6 +3,7 @@
 package dispatcher
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -28,8 +29,17 @@ const (
 	filterName     = "bpfvol"
 )
 
+// lockQdiscs keeps qdiscs as they are until the file is closed: both directions of an interface share one, and each has a
+// lock of its own.
+func (s *site) lockQdiscs() (*os.File, error) { return lockDir(context.Background(), s.root) }
+
 // startClsact pins the record before it adds qdisc and filter, so that what is ours always has a record.
 func (s *site) startClsact(prog *ebpf.Program) error {
+	lock, err := s.lockQdiscs()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	ours, err := s.ownsQdisc()
 	if err != nil {
 		return err
@@ -196,7 +206,12 @@ func (clsact) swap(s *site, prog *ebpf.Program, old ebpf.ProgramID) error {
 }
 
 func (clsact) detach(s *site) error {
-	_, err := s.inNetNS(func() error {
+	lock, err := s.lockQdiscs()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	_, err = s.inNetNS(func() error {
 		f, err := s.findFilter()
 		if err != nil {
 			return err
