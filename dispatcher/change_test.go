@@ -234,7 +234,6 @@ func TestPointIsRebuiltFromItsPins(t *testing.T) {
 				t.Errorf("member %d: counts are %+v, want 5 packets", i, m.Counts)
 			}
 		}
-		w.run(t, errand{Does: "recover"})
 		w.run(t, errand{Does: "recover"}) // by one who does not want them counted
 		w.run(t, errand{Does: "detach", Member: members[2]})
 		w.run(t, errand{Does: "detach", Member: members[0]})
