@@ -187,16 +187,22 @@ func TestPointTakesTwoHundredAndFiftySixMembers(t *testing.T) {
 	w := newWorld(t, "clsact") // the quickest
 	turn := w.counter(t, "turn")
 	volume := func(i int) string { return fmt.Sprint("v", i%8) }
-	for _, i := range rand.Perm(maxMembers) {
+	members := maxMembers
+	if testing.Short() { // an emulated machine
+		members /= 8
+	}
+	for _, i := range rand.Perm(members) {
 		m := Member{Volume: volume(i), Program: fmt.Sprint("turn", i), Priority: i, ProceedOn: proceedOnPass(w)}
 		w.mustAttach(t, m, w.taking(t, i, turn))
 	}
-	w.unchanged(t, func() {
-		_, err := w.attach(Member{Volume: "more", Program: "turn"}, w.taking(t, 0, turn))
-		if !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "256 programs run there already") {
-			t.Errorf("error is %v, want a full point", err)
-		}
-	})
+	if members == maxMembers {
+		w.unchanged(t, func() {
+			_, err := w.attach(Member{Volume: "more", Program: "turn"}, w.taking(t, 0, turn))
+			if !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "256 programs run there already") {
+				t.Errorf("error is %v, want a full point", err)
+			}
+		})
+	}
 	for _, way := range w.ways(t) {
 		if way != Fused {
 			t.Fatalf("members run %v, want all fused", w.ways(t))
@@ -205,8 +211,8 @@ func TestPointTakesTwoHundredAndFiftySixMembers(t *testing.T) {
 	if _, _, err := w.runningProgram(t).Test(make([]byte, 64)); err != nil {
 		t.Fatal(err)
 	}
-	if got := number(t, turn, 0); got != maxMembers {
-		t.Errorf("%d of %d members ran in order", got, maxMembers)
+	if got := number(t, turn, 0); got != uint64(members) {
+		t.Errorf("%d of %d members ran in order", got, members)
 	}
 	for i := range 8 {
 		w.mustDetach(t, volume(i))

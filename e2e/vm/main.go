@@ -59,7 +59,7 @@ var kernelTests = []string{
 const cache = ".cache/vm"
 
 // bootTimeout is how long a machine may take for all packages.
-const bootTimeout = 40 * time.Minute
+const bootTimeout = 60 * time.Minute
 
 func main() {
 	only := flag.String("kernel", "", "run on this kernel alone, without judging what is skipped")

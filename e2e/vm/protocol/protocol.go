@@ -12,7 +12,7 @@ import (
 )
 
 // Timeout is how long the tests of one package may take. The machine is emulated, ten times slower than a real one.
-const Timeout = 15 * time.Minute
+const Timeout = 25 * time.Minute
 
 // mark begins a line of the protocol. No test writes it.
 const mark = "\x05bpfvol-vm "
