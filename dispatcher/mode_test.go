@@ -4,6 +4,7 @@ package dispatcher
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -73,6 +74,45 @@ func TestXDPChangesMode(t *testing.T) {
 		}
 	}
 	w.mustDetach(t, first.Volume)
+}
+
+// All members of an interface share one mode: auto takes what is there, and another one is refused.
+func TestMembersShareTheMode(t *testing.T) {
+	modes := []volume.XDPMode{volume.XDPNative, volume.XDPGeneric}
+	for i, has := range modes {
+		wants := modes[1-i]
+		t.Run(string(has), func(t *testing.T) {
+			w := newWorld(t, "xdp")
+			one := first
+			one.ProceedOn = proceedOnPass(w)
+			a, aPackets := w.program(t, "a", 2)
+			b, bPackets := w.program(t, "b", 2)
+			if err := w.attachMode(one, a, has); err != nil {
+				t.Fatal(err)
+			}
+			refused := func() {
+				t.Helper()
+				w.unchanged(t, func() {
+					err := w.attachMode(second, b, wants)
+					want := fmt.Sprintf(`xdp veth0: runs in %s mode for program "count" and cannot run in %s mode, too; use mode auto, which takes what is there`, has, wants)
+					if !errors.Is(err, ErrMode) || err.Error() != want {
+						t.Errorf("error is %v, want %q", err, want)
+					}
+				})
+			}
+			refused()
+			if at := w.mustAttach(t, second, b); at.Mode != has {
+				t.Errorf("attached in mode %q, want %q", at.Mode, has)
+			}
+			refused() // also to one that is there already
+			if got := w.kernelMode(t); got != has {
+				t.Errorf("kernel says %q, want %q", got, has)
+			}
+			w.wantRun(t, aPackets, bPackets)
+			w.mustDetach(t, one.Volume)
+			w.mustDetach(t, second.Volume)
+		})
+	}
 }
 
 // An old kernel gets the filter without being told to.
