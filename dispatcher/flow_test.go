@@ -20,6 +20,7 @@ import (
 type flow struct {
 	arrivals *ebpf.Map
 	sent     atomic.Uint64
+	stuck    atomic.Bool // packets were lost, and no more are sent
 	stopping atomic.Bool
 	done     chan error
 }
@@ -109,6 +110,7 @@ func (f *flow) send(source int, pause time.Duration) error {
 		}
 		f.sent.Add(flowWindow / 2)
 		if time.Sleep(pause); f.await(flowWindow/2) > flowWindow/2 {
+			f.stuck.Store(true)
 			return nil
 		}
 	}

@@ -47,7 +47,7 @@ func (w *world) fillSlots(t testing.TB) (members []Member, prog Program, packets
 }
 
 func TestFullPointStaysAsItIs(t *testing.T) {
-	for _, carrier := range []string{"xdp", "tcx", "clsact"} {
+	for _, carrier := range []string{"xdp", "clsact"} {
 		t.Run(carrier, func(t *testing.T) {
 			w := newWorld(t, carrier)
 			members, prog, packets := w.fillSlots(t)
