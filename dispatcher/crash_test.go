@@ -8,17 +8,32 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 )
 
 // maxSteps is more than the effects of any call.
 const maxSteps = 40
 
+// alone is an errand about the only member. Egress has to show besides what a slot and counters add.
+func (w *world) alone(does string, dies int) errand {
+	return errand{Does: does, Member: first, Slot: carriers[w.carrier].egress, Stats: carriers[w.carrier].egress, Dies: dies}
+}
+
+func (w *world) aloneProgram(t testing.TB) (Program, *ebpf.Map) {
+	t.Helper()
+	prog, packets := w.program(t, "count", carriers[w.carrier].pass)
+	if carriers[w.carrier].egress {
+		prog, w.options.MemberStats = w.slotted(t, prog), true
+	}
+	return prog, packets
+}
+
 func TestKilledAttachLeavesNothingForGood(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, w *world) {
-		prog, packets := w.program(t, "count", carriers[w.carrier].pass)
+		prog, packets := w.aloneProgram(t)
 		step := 1
-		for ; w.run(t, errand{Does: "attach", Member: first, Dies: step}); step++ {
+		for ; w.run(t, w.alone("attach", step)); step++ {
 			if step > maxSteps {
 				t.Fatal("too many steps")
 			}
@@ -26,8 +41,17 @@ func TestKilledAttachLeavesNothingForGood(t *testing.T) {
 			w.mustDetach(t, first.Volume)
 			w.nothingLeft(t)
 
+			// Recovery, itself killed, and then tearing down.
+			w.run(t, w.alone("attach", step))
+			w.run(t, w.alone("recover", 1+rand.IntN(4)))
+			if err := w.Recover(t.Context()); err != nil {
+				t.Errorf("step %d: recover: %v", step, err)
+			}
+			w.mustDetach(t, first.Volume)
+			w.nothingLeft(t)
+
 			// Recovery by trying again.
-			if !w.run(t, errand{Does: "attach", Member: first, Dies: step}) {
+			if !w.run(t, w.alone("attach", step)) {
 				t.Fatalf("step %d was not reached again", step)
 			}
 			w.mustAttach(t, first, prog)
@@ -40,7 +64,7 @@ func TestKilledAttachLeavesNothingForGood(t *testing.T) {
 			w.nothingLeft(t)
 
 			// Another volume, while the killed one is not yet torn down. The last step leaves it attached.
-			if !w.run(t, errand{Does: "attach", Member: first, Dies: step}) {
+			if !w.run(t, w.alone("attach", step)) {
 				t.Fatalf("step %d was not reached again", step)
 			}
 			if _, err := w.attach(second, prog); err == nil {
@@ -63,10 +87,10 @@ func TestKilledAttachLeavesNothingForGood(t *testing.T) {
 
 func TestKilledReplacementIsFinishedByTheNext(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, w *world) {
-		prog, packets := w.program(t, "count", carriers[w.carrier].pass)
+		prog, packets := w.aloneProgram(t)
 		for step := 1; ; step++ {
 			w.mustAttach(t, first, prog)
-			if !w.run(t, errand{Does: "attach", Member: first, Dies: step}) { // with another program: this is a replacement
+			if !w.run(t, w.alone("attach", step)) { // with another program: this is a replacement
 				break
 			}
 			if err := w.ping(); err != nil {
@@ -78,7 +102,7 @@ func TestKilledReplacementIsFinishedByTheNext(t *testing.T) {
 			if now := counted(t, packets, n+3); now < n+3 {
 				t.Errorf("step %d: %d of 3 packets counted", step, now-n)
 			}
-			w.run(t, errand{Does: "attach", Member: first, Dies: step})
+			w.run(t, w.alone("attach", step))
 			w.mustDetach(t, first.Volume)
 			w.nothingLeft(t)
 		}
@@ -88,18 +112,18 @@ func TestKilledReplacementIsFinishedByTheNext(t *testing.T) {
 
 func TestKilledDetachIsFinishedByTheNext(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, w *world) {
-		prog, _ := w.program(t, "count", carriers[w.carrier].pass)
+		prog, _ := w.aloneProgram(t)
 		step := 1
 		for ; ; step++ {
 			w.mustAttach(t, first, prog)
-			if !w.run(t, errand{Does: "detach", Member: first, Dies: step}) {
+			if !w.run(t, w.alone("detach", step)) {
 				break
 			}
 			w.mustDetach(t, first.Volume)
 			w.nothingLeft(t)
 
 			w.mustAttach(t, first, prog)
-			w.run(t, errand{Does: "detach", Member: first, Dies: step})
+			w.run(t, w.alone("detach", step))
 			w.mustAttach(t, second, prog) // the first is on its way out and holds nothing
 			w.mustDetach(t, first.Volume)
 			if err := w.ping(); err != nil {
@@ -168,11 +192,11 @@ func (w *world) killAtEachEffect(t *testing.T, s scenario) {
 	}
 	packets := w.pinnedCounter(t, base["steady"])
 	before := tree(t, w.root)
-	errand := errand{
+	one := errand{
 		Does: s.does, Slot: s.slot, Stats: w.options.MemberStats,
 		Member: Member{Volume: "errand", Program: "count", Priority: s.at, ProceedOn: proceedOnPass(w)},
 	}
-	all := append(slices.Clone(stay), errand.Member)
+	all := append(slices.Clone(stay), one.Member)
 	Order(all)
 
 	f := w.flow(t, time.Millisecond)
@@ -186,10 +210,10 @@ func (w *world) killAtEachEffect(t *testing.T, s scenario) {
 			if s.slot {
 				prog = w.slotted(t, prog)
 			}
-			w.mustAttach(t, errand.Member, prog)
+			w.mustAttach(t, one.Member, prog)
 		}
-		errand.Dies = step
-		if !w.run(t, errand) {
+		one.Dies = step
+		if !w.run(t, one) {
 			if step < 10 {
 				t.Errorf("only %d effects", step)
 			}
@@ -198,27 +222,28 @@ func (w *world) killAtEachEffect(t *testing.T, s scenario) {
 		w.Dispatcher = w.restarted()
 		switch (step + offset) % 3 {
 		case 0:
+			w.run(t, errand{Does: "recover", Stats: w.options.MemberStats, Dies: 1 + rand.IntN(8)}) // it may be killed, too
 			if err := w.Recover(t.Context()); err != nil {
 				t.Errorf("step %d: recover: %v", step, err)
 			}
 			w.wantMembers(t, step, stay, all)
 		case 1:
-			errand.Dies = 0
-			w.run(t, errand)
+			one.Dies = 0
+			w.run(t, one)
 			if s.does == "attach" {
 				w.wantMembers(t, step, all)
-				w.wantRun(t, w.pinnedCounter(t, errand.Member))
+				w.wantRun(t, w.pinnedCounter(t, one.Member))
 			} else {
 				w.wantMembers(t, step, stay)
 			}
 		}
-		w.mustDetach(t, errand.Member.Volume)
+		w.mustDetach(t, one.Member.Volume)
 		w.wantMembers(t, step, stay)
 		if diff := cmp.Diff(before, tree(t, w.root)); diff != "" {
 			t.Errorf("step %d left (-before +after):\n%s", step, diff)
 		}
 	}
-	w.mustDetach(t, errand.Member.Volume)
+	w.mustDetach(t, one.Member.Volume)
 	sent, lost := f.stop(t)
 	sent += w.sent
 	if met := counted(t, packets, sent); lost > 0 || met != sent {

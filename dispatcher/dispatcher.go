@@ -61,8 +61,18 @@
 //
 // # Invariants
 //
-//   - after a kill at any step, Attach succeeds and Detach leaves nothing (TestKilledAttachLeavesNothingForGood,
-//     TestKilledDetachIsFinishedByTheNext);
+//   - a change loses no packet, and none meets a set that was not (TestChangeLosesNoPacketAndNoneMeetsAWrongSet), nor one whose
+//     program arrays are gone (TestPacketOnItsWayFindsItsSlots, TestPacketOnItsWayFindsWhatItsMemberCalls);
+//   - after a kill at any effect, whoever comes next finishes the change or takes it back, and nothing is left
+//     (TestKilledChangeLosesNoPacketAndIsFinishedByTheNext, TestKilledAttachLeavesNothingForGood,
+//     TestKilledDetachIsFinishedByTheNext, TestKilledAttachOfOneTooManyHoldsUpNobody), from pins alone
+//     (TestPointIsRebuiltFromItsPins);
+//   - the same set is the same program, whoever attaches it in whatever order (TestSameSetIsTheSameProgram); proceedOn
+//     decides who runs (TestProceedOnDecidesWhoRunsAndWhatResults);
+//   - an Attach that fails changes nothing (TestFullPointStaysAsItIs, TestProgramThatTheDriverRefusesChangesNothing,
+//     TestModeThatTheDriverLacksChangesNothing, TestMembersShareTheMode);
+//   - a lost race starts over (TestLostRaceStartsOver), ten times (TestRaceThatIsAlwaysLostIsAnError), and what has ended is
+//     started by Attach alone (TestWhatEndsDuringAChangeIsStartedAgainOrLeftAlone);
 //   - Attach of the same member changes nothing (TestAttachAgainChangesNothing), of its new program loses no packet
 //     (TestNewProgramReplacesWithoutGap);
 //   - members of every kind do beside others what they do alone (TestMembersOfEveryKindShareAPoint); later ones see what
@@ -71,11 +81,14 @@
 //     TestMembersWithTooManyFunctionsGetSlots, TestCostlyMembersGetSlots, TestMemberThatTheVerifierRefusesFusedGetsASlot,
 //     TestFragmentsNeedEveryMember, TestLicensesAreNotMixed);
 //   - a program that is not ours is neither replaced nor removed (TestForeignXDPProgramStays, TestForeignFilterStays);
-//   - Detach succeeds when interface or namespace are gone (TestDetachAfterInterfaceIsGone, TestDetachAfterNetNSIsGone);
+//   - Detach succeeds when interface or namespace are gone (TestDetachAfterInterfaceIsGone, TestDetachAfterNetNSIsGone,
+//     TestMembersLeaveAfterTheirInterfaceIsGone), and an interface that moved keeps its members
+//     (TestMovedInterfaceTakesItsMembersAlong);
 //   - a point that counts goes on with it whoever changes its members (TestPointCountsOnWhoeverChangesIt);
 //   - an interface is found by the name that it has now (TestLocateFindsTheNameOfNow), and no thread stays where it looked
 //     (TestThreadThatLookedIntoANetNSGoesBack);
-//   - one point's members are changed by one caller at a time (TestConcurrentAttachLetsAllIn);
+//   - one point's members are changed by one caller at a time (TestProcessesThatChangeAPointAtOnceLeaveTheSet), and its
+//     interface's qdisc, too (TestQdiscStaysForWhoComesFromTheOtherDirection);
 //   - nothing is held open: between calls this process has no BPF descriptor (every test, by bpftest.Main).
 package dispatcher
 

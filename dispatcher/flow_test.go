@@ -34,7 +34,7 @@ const (
 	flowPayload = 32
 	headers     = 14 + 20 + 8
 	// flowPatience is how long nothing may arrive until what is under way counts as lost.
-	flowPatience = 5 * time.Second
+	flowPatience = 10 * time.Second
 )
 
 // flow starts a flow, with a pause after each burst of half a window. The test must end it.

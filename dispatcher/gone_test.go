@@ -78,8 +78,12 @@ func TestDetachAfterNetNSIsGone(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				_, err = w.Attach(context.Background(), points[0], volume.XDPAuto, first, prog)
-				return err
+				for _, m := range []Member{first, second} {
+					if _, err = w.Attach(context.Background(), points[0], volume.XDPAuto, m, prog); err != nil {
+						return err
+					}
+				}
+				return nil
 			})
 			st, statusErr := w.Status()
 			pod.Process.Kill()
@@ -104,6 +108,7 @@ func TestDetachAfterNetNSIsGone(t *testing.T) {
 				}
 			}
 			w.mustDetach(t, first.Volume)
+			w.mustDetach(t, second.Volume)
 			w.nothingLeft(t)
 		})
 	}
