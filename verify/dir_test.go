@@ -139,7 +139,7 @@ func TestOpenDirReadsPolicyFilesOnly(t *testing.T) {
 func TestChangesAreInForceWithinASecond(t *testing.T) {
 	dir := t.TempDir()
 	d, log := watch(t, dir)
-	agent := Subject{"net", "agent"}
+	agent := Subject{Namespace: "net", ServiceAccount: "agent"}
 
 	put(t, dir, "a.yaml", text("a", "ghcr.io/acme/*"))
 	within(t, d, "a")

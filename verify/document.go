@@ -14,102 +14,14 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/api/resource"
 	kjson "sigs.k8s.io/json"
 	yaml "sigs.k8s.io/yaml/goyaml.v3"
 
+	"github.com/bpfvol/bpfvol/api/v1alpha1"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
-const (
-	apiVersion = "bpfvol.io/v1alpha1"
-	kind       = "BytecodePolicy"
-
-	maxFile = 1 << 20
-)
-
-// document is a policy as written, in a file or as an object of the cluster.
-type document struct {
-	APIVersion string   `json:"apiVersion"`
-	Kind       string   `json:"kind"`
-	Metadata   metadata `json:"metadata"`
-	Spec       spec     `json:"spec"`
-}
-
-type metadata struct {
-	Name        string            `json:"name"`
-	Labels      map[string]string `json:"labels,omitempty"`
-	Annotations map[string]string `json:"annotations,omitempty"`
-}
-
-type spec struct {
-	Images      []string        `json:"images"`
-	Authorities []AuthoritySpec `json:"authorities,omitempty"`
-	Unsigned    bool            `json:"unsigned,omitempty"`
-	Allow       *allowSpec      `json:"allow,omitempty"`
-	Subjects    []string        `json:"subjects,omitempty"`
-}
-
-// AuthoritySpec describes one acceptable signer: exactly one of Key and Keyless.
-type AuthoritySpec struct {
-	Key         *KeySpec         `json:"key,omitempty"`
-	Keyless     *KeylessSpec     `json:"keyless,omitempty"`
-	TrustedRoot *TrustedRootSpec `json:"trustedRoot,omitempty"` // for Keyless
-}
-
-// KeySpec is a public key.
-type KeySpec struct {
-	Data string `json:"data"` // PEM
-}
-
-// KeylessSpec is an identity in a certificate. Regular expressions are anchored.
-type KeylessSpec struct {
-	Issuer        string `json:"issuer,omitempty"`
-	IssuerRegexp  string `json:"issuerRegexp,omitempty"`
-	Subject       string `json:"subject,omitempty"`
-	SubjectRegexp string `json:"subjectRegexp,omitempty"`
-}
-
-// TrustedRootSpec says whose certificates and logs count.
-type TrustedRootSpec struct {
-	File string `json:"file"`
-}
-
-// allowSpec tells a field that is absent (the default holds) from one that is empty (nothing is allowed).
-type allowSpec struct {
-	Hooks        *[]volume.Kind `json:"hooks,omitempty"`
-	Interfaces   *[]string      `json:"interfaces,omitempty"`
-	Priority     *prioritySpec  `json:"priority,omitempty"`
-	WritableMaps []string       `json:"writableMaps,omitempty"`
-	MaxMapBytes  *byteCount     `json:"maxMapBytes,omitempty"`
-	Helpers      *helpersSpec   `json:"helpers,omitempty"`
-}
-
-type prioritySpec struct {
-	Min *int `json:"min,omitempty"`
-	Max *int `json:"max,omitempty"`
-}
-
-type helpersSpec struct {
-	Deny []string `json:"deny,omitempty"`
-}
-
-// byteCount is a Kubernetes quantity: 64Mi, 1G, 4096.
-type byteCount uint64
-
-// quantity is what byteCount takes of the Kubernetes syntax; an exponent could ask for a number of any length.
-var quantity = regexp.MustCompile(`^[0-9]{1,16}(\.[0-9]{1,6})?([kMGTPE]|[KMGTPE]i)?$`)
-
-func (c *byteCount) UnmarshalJSON(raw []byte) error {
-	text := strings.Trim(string(raw), `"`)
-	if quantity.MatchString(text) {
-		if q, err := resource.ParseQuantity(text); err == nil {
-			*c = byteCount(q.Value())
-			return nil
-		}
-	}
-	return fmt.Errorf("spec.allow.maxMapBytes: %.40q is no number of bytes; write it as 64Mi", text)
-}
+const maxFile = 1 << 20
 
 // ParsePolicies reads the policies of one file: YAML, any number of documents, unknown and repeated fields refused.
 // Relative file names in it are below the file's directory.
@@ -138,7 +50,7 @@ func ParsePolicies(data []byte, file string, compile Compiler) ([]*Policy, error
 		if policyName.MatchString(doc.Metadata.Name) {
 			where = fmt.Sprintf("policy %q", doc.Metadata.Name)
 		}
-		p, err := doc.policy(filepath.Dir(file), compile)
+		p, err := compilePolicy(doc, filepath.Dir(file), compile)
 		if err != nil {
 			return nil, fmt.Errorf("policy file %s: %s: %w", file, where, err)
 		}
@@ -150,9 +62,9 @@ func ParsePolicies(data []byte, file string, compile Compiler) ([]*Policy, error
 	}
 }
 
-// decode turns one YAML document into a document by way of JSON, so that a file and an object of the cluster are
+// decode turns one YAML document into a policy by way of JSON, so that a file and an object of the cluster are
 // read by the same rules. It returns nil for an empty one.
-func decode(node *yaml.Node) (*document, error) {
+func decode(node *yaml.Node) (*v1alpha1.BytecodePolicy, error) {
 	var v any
 	if err := node.Decode(&v); err != nil {
 		return nil, err
@@ -167,7 +79,7 @@ func decode(node *yaml.Node) (*document, error) {
 	if raw[0] != '{' {
 		return nil, errors.New("is not a map with the fields apiVersion, kind, metadata and spec")
 	}
-	var doc document
+	var doc v1alpha1.BytecodePolicy
 	unknown, err := kjson.UnmarshalStrict(raw, &doc)
 	var wrong *json.UnmarshalTypeError
 	switch {
@@ -201,9 +113,9 @@ func yamlType(t reflect.Type) string {
 // policyName is what the API server accepts as a name.
 var policyName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`)
 
-func (d *document) policy(dir string, compile Compiler) (*Policy, error) {
-	if d.APIVersion != apiVersion || d.Kind != kind {
-		return nil, fmt.Errorf("is %q of %q; want kind %s of apiVersion %s", d.Kind, d.APIVersion, kind, apiVersion)
+func compilePolicy(d *v1alpha1.BytecodePolicy, dir string, compile Compiler) (*Policy, error) {
+	if d.APIVersion != v1alpha1.APIVersion || d.Kind != v1alpha1.Kind {
+		return nil, fmt.Errorf("is %q of %q; want kind %s of apiVersion %s", d.Kind, d.APIVersion, v1alpha1.Kind, v1alpha1.APIVersion)
 	}
 	if !policyName.MatchString(d.Metadata.Name) {
 		return nil, errors.New("metadata.name must be lower-case letters, digits, '-' and '.'")
@@ -225,21 +137,21 @@ func (d *document) policy(dir string, compile Compiler) (*Policy, error) {
 		}
 	}
 	for i, s := range d.Spec.Authorities {
-		a, err := s.compile(dir, compile)
+		a, err := compileAuthority(s, dir, compile)
 		if err != nil {
 			return nil, fmt.Errorf("spec.authorities[%d]: %w", i, err)
 		}
 		p.Authorities = append(p.Authorities, a)
 	}
 	var err error
-	p.Allow, err = d.Spec.Allow.allow()
+	p.Allow, err = compileAllow(d.Spec.Allow)
 	if err != nil {
 		return nil, fmt.Errorf("spec.allow.%w", err)
 	}
 	return p, nil
 }
 
-func (s AuthoritySpec) compile(dir string, compile Compiler) (Authority, error) {
+func compileAuthority(s v1alpha1.Authority, dir string, compile Compiler) (Authority, error) {
 	switch {
 	case s.Key != nil && s.Keyless != nil:
 		return nil, errors.New("has both key and keyless; give each its own entry")
@@ -251,22 +163,24 @@ func (s AuthoritySpec) compile(dir string, compile Compiler) (Authority, error) 
 	return compile(s, dir)
 }
 
-// allow puts the fields that are given over the defaults, each alone.
-func (s *allowSpec) allow() (Allow, error) {
+// compileAllow puts the fields that are given over the defaults, each alone.
+func compileAllow(s *v1alpha1.Allow) (Allow, error) {
 	a := defaultAllow()
 	if s == nil {
 		return a, nil
 	}
 	if s.Hooks != nil {
-		for i, k := range *s.Hooks {
+		a.Hooks = make([]volume.Kind, len(s.Hooks))
+		for i, name := range s.Hooks {
+			k := volume.Kind(name)
 			if !slices.Contains(volume.Kinds, k) {
 				return a, fmt.Errorf("hooks[%d]: unknown hook %q; known: %s", i, k, list(volume.Kinds))
 			}
+			a.Hooks[i] = k
 		}
-		a.Hooks = *s.Hooks
 	}
 	if s.Interfaces != nil {
-		a.Interfaces = *s.Interfaces
+		a.Interfaces = s.Interfaces
 	}
 	if p := s.Priority; p != nil {
 		if p.Min != nil {

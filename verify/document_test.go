@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/bpfvol/bpfvol/api/v1alpha1"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
@@ -172,7 +173,7 @@ func TestFilesWithoutPoliciesAreFine(t *testing.T) {
 
 func TestCompilerGetsTheFilesDirectory(t *testing.T) {
 	var got string
-	_, err := ParsePolicies([]byte(head+"  authorities: [{key: {data: x}}]"), "/etc/bpfvol/policy.d/a.yaml", func(_ AuthoritySpec, dir string) (Authority, error) {
+	_, err := ParsePolicies([]byte(head+"  authorities: [{key: {data: x}}]"), "/etc/bpfvol/policy.d/a.yaml", func(_ v1alpha1.Authority, dir string) (Authority, error) {
 		got = dir
 		return fakeKey("x"), nil
 	})

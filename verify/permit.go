@@ -3,6 +3,7 @@
 package verify
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -33,13 +34,17 @@ type MapFacts struct {
 
 // Permit returns the first grant whose policy allows everything in f. One policy must allow all of it: parts of two
 // do not add up. A refusal is that of the policy with the fewest objections.
-func (s Signed) Permit(f Facts) (Grant, error) {
+func (s Signed) Permit(ctx context.Context, f Facts) (Grant, error) {
 	denied := &DeniedError{Image: display(s.ref, s.digest), Cause: "it was not checked against a policy"}
 	fewest := 0
 	for _, g := range s.grants {
 		objections := g.Policy.Allow.objections(f)
 		if len(objections) == 0 {
+			Trace(ctx, Step{Stage: "allow", Policy: g.Policy.Name, OK: true, Text: "allows everything that the programs would do"})
 			return g, nil
+		}
+		for _, o := range objections {
+			Trace(ctx, Step{Stage: "allow", Policy: g.Policy.Name, Text: "does not allow " + o})
 		}
 		if denied.Policy == "" || len(objections) < fewest {
 			fewest = len(objections)

@@ -71,7 +71,7 @@ func TestPermit(t *testing.T) {
 		{"denied without its prefix", "helpers: {deny: [probe_write_user]}", Facts{Programs: []ProgramFacts{{Name: "a", Helpers: []string{"bpf_probe_write_user"}}}}, "helper"},
 		{"many objections", "hooks: [], interfaces: []", Facts{Attach: attach(xdp(1, "a"), tc(1, "b"))}, `hook "xdp" for program "prog" (it allows none) (and 3 more)`},
 	} {
-		g, err := granted(t, c.allow).Permit(c.facts)
+		g, err := granted(t, c.allow).Permit(t.Context(), c.facts)
 		if c.want == "" {
 			if err != nil || g.Policy.Name != "p0" {
 				t.Errorf("%s: got %+v, %v", c.name, g, err)
@@ -84,18 +84,18 @@ func TestPermit(t *testing.T) {
 
 func TestPermitTakesTheFirstPolicyThatAllowsAll(t *testing.T) {
 	f := Facts{Attach: attach(&volume.XDP{Interfaces: []string{"eth0"}}), Maps: []MapFacts{{Name: "m", Access: volume.ReadWrite}}}
-	g, err := granted(t, "hooks: [tc]", "writableMaps: [m]", "writableMaps: ['*']").Permit(f)
+	g, err := granted(t, "hooks: [tc]", "writableMaps: [m]", "writableMaps: ['*']").Permit(t.Context(), f)
 	if err != nil || g.Policy.Name != "p1" {
 		t.Errorf("got %+v, %v, want p1", g.Policy, err)
 	}
 	// What two policies allow together, neither does.
-	_, err = granted(t, "hooks: [tc], writableMaps: [m], interfaces: []", "hooks: [xdp]").Permit(f)
+	_, err = granted(t, "hooks: [tc], writableMaps: [m], interfaces: []", "hooks: [xdp]").Permit(t.Context(), f)
 	wantDenied(t, err, `policy "p1" does not allow map "m" as rw`)
 }
 
 func TestDenialStaysShortWhateverTheNames(t *testing.T) {
 	long := strings.Repeat("x", 5000)
-	_, err := granted(t, `interfaces: ["a","b","c","d","e","f","g"]`).Permit(Facts{
+	_, err := granted(t, `interfaces: ["a","b","c","d","e","f","g"]`).Permit(t.Context(), Facts{
 		Attach: []volume.Attach{{Program: long, Hook: &volume.XDP{Interfaces: []string{long}}}},
 	})
 	wantDenied(t, err, "a, b, c, d, e and 2 more")

@@ -21,7 +21,7 @@ func only(t testing.TB, name, glob string, subjects ...string) *Policy {
 }
 
 func TestSubjects(t *testing.T) {
-	agent := Subject{"net", "agent"}
+	agent := Subject{Namespace: "net", ServiceAccount: "agent"}
 	for _, tc := range []struct {
 		patterns []string
 		s        Subject
@@ -36,9 +36,9 @@ func TestSubjects(t *testing.T) {
 		{[]string{"network/*"}, agent, false},
 		{[]string{"ne/*"}, agent, false},
 		{[]string{"*"}, Subject{}, false},
-		{[]string{"net/*"}, Subject{"net", ""}, false},
-		{[]string{"*"}, Subject{"", "agent"}, false},
-		{[]string{"local/root"}, Subject{"local", "root"}, true},
+		{[]string{"net/*"}, Subject{Namespace: "net", ServiceAccount: ""}, false},
+		{[]string{"*"}, Subject{Namespace: "", ServiceAccount: "agent"}, false},
+		{[]string{"local/root"}, Subject{Namespace: "local", ServiceAccount: "root"}, true},
 	} {
 		if got := matchSubject(tc.patterns, tc.s); got != tc.want {
 			t.Errorf("%q for %q: got %t", tc.patterns, tc.s, got)
@@ -48,7 +48,7 @@ func TestSubjects(t *testing.T) {
 
 func TestNothingRunsWithoutPolicy(t *testing.T) {
 	for _, none := range []Policies{Static(nil), Union{}, Union{Static{}, Static(nil)}} {
-		_, err := none.For(t.Context(), Subject{"net", "agent"}, acmeX)
+		_, err := none.For(t.Context(), Subject{Namespace: "net", ServiceAccount: "agent"}, acmeX)
 		wantDenied(t, err, "image ghcr.io/acme/x:v1: no policy is in force; ", `images include "ghcr.io/acme/x"`)
 	}
 }
@@ -61,7 +61,7 @@ func TestForPicksByImageAndSubject(t *testing.T) {
 		only(t, "everyone", "ghcr.io/**", "*"),
 		only(t, "nobody", "ghcr.io/**"),
 	}
-	got, err := ps.For(t.Context(), Subject{"net", "agent"}, acmeX)
+	got, err := ps.For(t.Context(), Subject{Namespace: "net", ServiceAccount: "agent"}, acmeX)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func TestForSaysWhatCameClosest(t *testing.T) {
 		only(t, "elsewhere", "quay.io/**", "*"),
 		only(t, "acme", "ghcr.io/acme/*", "web/*"),
 	}
-	agent := Subject{"net", "agent"}
+	agent := Subject{Namespace: "net", ServiceAccount: "agent"}
 	for _, tc := range []struct{ image, want string }{
 		{"ghcr.io/acme/x", `image ghcr.io/acme/x: policy "acme" does not name subject "net/agent"; ask an admin to add it to the policy's subjects`},
 		{"ghcr.io/acme/x/y", `image ghcr.io/acme/x/y: no policy covers it (the nearest, "acme", is for "ghcr.io/acme/*"); an admin must add a BytecodePolicy whose images include "ghcr.io/acme/x/y"`},
@@ -97,7 +97,7 @@ func (f failing) For(context.Context, Subject, image.Reference) ([]*Policy, erro
 }
 
 func TestUnionAddsAndKeepsTheTellingDenial(t *testing.T) {
-	agent := Subject{"net", "agent"}
+	agent := Subject{Namespace: "net", ServiceAccount: "agent"}
 	dir := Static{only(t, "acme", "ghcr.io/acme/*", "web/*")}
 	got, err := Union{dir, Static{UnsignedPolicy()}}.For(t.Context(), agent, acmeX)
 	if err != nil || len(got) != 1 || got[0].Name != "--allow-unsigned" {
@@ -116,7 +116,7 @@ func TestKeyPolicyIsForWhoIsRootAnyway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := (Static{p}).For(t.Context(), Subject{"local", "root"}, acmeX); err != nil || len(got) != 1 {
+	if got, err := (Static{p}).For(t.Context(), Subject{Namespace: "local", ServiceAccount: "root"}, acmeX); err != nil || len(got) != 1 {
 		t.Errorf("got %q, %v", names(got), err)
 	}
 	if p.Unsigned || len(p.Authorities) != 1 {

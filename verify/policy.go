@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/bpfvol/bpfvol/api/v1alpha1"
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
@@ -32,7 +33,7 @@ type Authority interface {
 }
 
 // Compiler makes an Authority of its description. Relative file names are below dir. Package verify/cosign has it.
-type Compiler func(spec AuthoritySpec, dir string) (Authority, error)
+type Compiler func(spec v1alpha1.Authority, dir string) (Authority, error)
 
 // Allow bounds what a program of an admitted image may do. It is checked against the object itself.
 type Allow struct {
@@ -60,7 +61,7 @@ const maxPriority = 1000
 // KeyPolicy admits any image signed by the key, whoever asks, to any hook and interface with any map writable.
 // It serves `bpfvol run --key`: who passes the flag is root on the machine already, so nothing is held back.
 func KeyPolicy(name string, keyPEM []byte, compile Compiler) (*Policy, error) {
-	a, err := compile(AuthoritySpec{Key: &KeySpec{Data: string(keyPEM)}}, "")
+	a, err := compile(v1alpha1.Authority{Key: &v1alpha1.Key{Data: string(keyPEM)}}, "")
 	if err != nil {
 		return nil, err
 	}

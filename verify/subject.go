@@ -8,7 +8,11 @@ import (
 )
 
 // Subject is who asks: a pod's service account, or Namespace "local" and the user's name for the CLI.
-type Subject struct{ Namespace, ServiceAccount string }
+type Subject struct {
+	Namespace, ServiceAccount string
+	// Persistent says that the pod mounts a PersistentVolume: an admin made it, or a class that an admin made.
+	Persistent bool
+}
 
 func (s Subject) String() string { return s.Namespace + "/" + s.ServiceAccount }
 

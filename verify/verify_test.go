@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/bpfvol/bpfvol/api/v1alpha1"
 	"github.com/bpfvol/bpfvol/internal/image"
 )
 
@@ -36,7 +37,7 @@ func (k fakeKey) Verify(_ context.Context, d digest.Digest, s image.Signature) (
 }
 
 // fakeCompile takes the key's data as the name of a fakeKey.
-func fakeCompile(spec AuthoritySpec, _ string) (Authority, error) {
+func fakeCompile(spec v1alpha1.Authority, _ string) (Authority, error) {
 	if spec.Keyless != nil {
 		return nil, errors.New("keyless: not supported")
 	}
@@ -124,7 +125,7 @@ func TestZeroSignedOpensNothing(t *testing.T) {
 	if _, err := Open(t.Context(), Signed{}); err == nil {
 		t.Error("Open took a zero Signed")
 	}
-	_, err := Signed{}.Permit(Facts{})
+	_, err := Signed{}.Permit(t.Context(), Facts{})
 	wantDenied(t, err, "was not checked")
 	// Neither does a Signed that no policy granted anything.
 	_, err = Open(t.Context(), Signed{root: &fakeRoot{}, digest: d1})

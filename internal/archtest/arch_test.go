@@ -23,6 +23,7 @@ const module = "github.com/bpfvol/bpfvol"
 // floors says how high each package stands. A package imports only packages of lower floors, so those of one floor
 // know nothing of each other. A new package gets its line here.
 var floors = map[string]int{
+	"api/v1alpha1":           0,
 	"internal/volume":        0,
 	"internal/kernelstate":   0,
 	"bpf":                    0,

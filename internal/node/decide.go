@@ -64,7 +64,7 @@ func (e *Engine) decide(ctx context.Context, req Request, spec volume.Spec) (*de
 	if err != nil {
 		return nil, err
 	}
-	grant, err := signed.Permit(facts)
+	grant, err := signed.Permit(ctx, facts)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
 
+	"github.com/bpfvol/bpfvol/api/v1alpha1"
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/verify"
 )
@@ -18,7 +19,7 @@ import (
 const maxMaterial = 1 << 20
 
 // Compile is the verify.Compiler of sigstore's authorities.
-func Compile(spec verify.AuthoritySpec, _ string) (verify.Authority, error) {
+func Compile(spec v1alpha1.Authority, _ string) (verify.Authority, error) {
 	switch {
 	case spec.Key != nil:
 		k, err := parsePublicKey([]byte(spec.Key.Data))

@@ -24,6 +24,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/bpfvol/bpfvol/api/v1alpha1"
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/verify"
 	"github.com/bpfvol/bpfvol/verify/cosign"
@@ -244,7 +245,7 @@ func TestKeysThatAreRefused(t *testing.T) {
 }
 
 func TestKeylessIsNotSupportedYet(t *testing.T) {
-	spec := verify.AuthoritySpec{Keyless: &verify.KeylessSpec{Issuer: "https://issuer", Subject: "me"}}
+	spec := v1alpha1.Authority{Keyless: &v1alpha1.Keyless{Issuer: "https://issuer", Subject: "me"}}
 	if _, err := cosign.Compile(spec, ""); err == nil || !strings.Contains(err.Error(), "not supported yet by this version") {
 		t.Errorf("got %v", err)
 	}

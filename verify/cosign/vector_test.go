@@ -12,6 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/rogpeppe/go-internal/txtar"
 
+	"github.com/bpfvol/bpfvol/api/v1alpha1"
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/verify"
 	"github.com/bpfvol/bpfvol/verify/cosign"
@@ -93,7 +94,7 @@ func authority(t testing.TB, pubPEM []byte) verify.Authority {
 }
 
 func compileKey(pubPEM []byte) (verify.Authority, error) {
-	return cosign.Compile(verify.AuthoritySpec{Key: &verify.KeySpec{Data: string(pubPEM)}}, "")
+	return cosign.Compile(v1alpha1.Authority{Key: &v1alpha1.Key{Data: string(pubPEM)}}, "")
 }
 
 // written lists the signatures that real cosign made, with the format it stored each in.
