@@ -47,7 +47,7 @@ func ParsePolicies(data []byte, file string, compile Compiler) ([]*Policy, error
 		if doc == nil {
 			continue // nothing but comments
 		}
-		if policyName.MatchString(doc.Name) {
+		if isPolicyName(doc.Name) {
 			where = fmt.Sprintf("policy %q", doc.Name)
 		}
 		p, err := compilePolicy(doc, filepath.Dir(file), compile)
@@ -110,14 +110,16 @@ func yamlType(t reflect.Type) string {
 	return t.Kind().String()
 }
 
-// policyName is what the API server accepts as a name.
-var policyName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`)
+// isPolicyName says whether the API server accepts it as a name: a DNS name.
+func isPolicyName(s string) bool { return len(s) <= 253 && policyName.MatchString(s) }
+
+var policyName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
 
 func compilePolicy(d *v1alpha1.BytecodePolicy, dir string, compile Compiler) (*Policy, error) {
 	if d.APIVersion != v1alpha1.APIVersion || d.Kind != v1alpha1.Kind {
 		return nil, fmt.Errorf("is %q of %q; want kind %s of apiVersion %s", d.Kind, d.APIVersion, v1alpha1.Kind, v1alpha1.APIVersion)
 	}
-	if !policyName.MatchString(d.Name) {
+	if !isPolicyName(d.Name) {
 		return nil, errors.New("metadata.name must be lower-case letters, digits, '-' and '.'")
 	}
 	p := &Policy{Name: d.Name, Unsigned: d.Spec.Unsigned, Subjects: d.Spec.Subjects}
