@@ -24,7 +24,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/bpfvol/bpfvol/api/v1alpha1"
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/verify"
 	"github.com/bpfvol/bpfvol/verify/cosign"
@@ -241,13 +240,6 @@ func TestKeysThatAreRefused(t *testing.T) {
 	}
 	if _, err := compileKey([]byte("\n" + string(pub) + "\n\n")); err != nil {
 		t.Errorf("white space around the key: %v", err)
-	}
-}
-
-func TestKeylessIsNotSupportedYet(t *testing.T) {
-	spec := v1alpha1.Authority{Keyless: &v1alpha1.Keyless{Issuer: "https://issuer", Subject: "me"}}
-	if _, err := cosign.Compile(spec, ""); err == nil || !strings.Contains(err.Error(), "not supported yet by this version") {
-		t.Errorf("got %v", err)
 	}
 }
 
