@@ -52,7 +52,7 @@ func check(ctx context.Context, src source, ref image.Reference, d digest.Digest
 				break
 			}
 			if !fresh {
-				Trace(ctx, Step{Stage: "signature", Text: fmt.Sprintf("%d signatures at hand, none will do: the registry is asked for newer ones", len(sigs))})
+				Trace(ctx, Step{Stage: "signature", Text: fmt.Sprintf("%d at hand, none will do: the registry is asked for newer ones", len(sigs))})
 			}
 		}
 		if len(s.grants)+len(unsigned) == 0 {
