@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -27,6 +28,7 @@ import (
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/verify"
 	"github.com/bpfvol/bpfvol/verify/cosign"
+	"github.com/bpfvol/bpfvol/verify/cosign/cosigntest"
 )
 
 var formats = []image.Format{image.FormatTag, image.FormatReferrer, image.FormatBundle}
@@ -254,6 +256,17 @@ func TestVerifiesWithoutNetwork(t *testing.T) {
 		a, sig := authority(t, v.key), v.signatures(t)[0]
 		checks = append(checks, func() error {
 			_, err := a.Verify(t.Context(), v.image, sig)
+			return err
+		})
+	}
+	sigstore := cosigntest.New()
+	root := filepath.Join(t.TempDir(), "trusted_root.json")
+	write(t, root, sigstore.TrustedRoot())
+	d := digest.FromString("image")
+	for _, w := range ways {
+		a, sig := fileAuthority(t, "", root), sigstore.Sign(d, theImage, release, w.format, w.opts...)
+		checks = append(checks, func() error {
+			_, err := a.Verify(t.Context(), d, sig)
 			return err
 		})
 	}
