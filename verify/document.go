@@ -194,20 +194,33 @@ func compileAllow(s *v1alpha1.Allow) (Allow, error) {
 		}
 	}
 	a.WritableMaps = s.WritableMaps
-	a.MaxMapBytes = (*uint64)(s.MaxMapBytes)
+	if s.MaxMapBytes != nil {
+		a.MaxMapBytes = (*uint64)(s.MaxMapBytes)
+	}
+	for _, limit := range []struct {
+		name string
+		says *int
+		set  *int
+	}{{"maxPrograms", s.MaxPrograms, &a.MaxPrograms}, {"maxInstructions", s.MaxInstructions, &a.MaxInstructions}} {
+		if limit.says == nil {
+			continue
+		}
+		if *limit.says < 1 {
+			return a, fmt.Errorf("%s: %d lets nothing run; write 1 or more, or leave it out for no limit", limit.name, *limit.says)
+		}
+		*limit.set = *limit.says
+	}
 	if s.Helpers != nil {
 		for i, h := range s.Helpers.Deny {
-			if !helperName.MatchString(h) {
-				return a, fmt.Errorf("helpers.deny[%d]: %q is no helper's name; write it as in bpf-helpers(7): bpf_probe_write_user", i, h)
+			name, err := deniedFunction(h)
+			if err != nil {
+				return a, fmt.Errorf("helpers.deny[%d]: %w", i, err)
 			}
+			a.DenyHelpers = append(a.DenyHelpers, name)
 		}
-		a.DenyHelpers = s.Helpers.Deny
 	}
 	return a, nil
 }
-
-// helperName fits helpers and kfuncs.
-var helperName = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
 
 // list writes names for a message: "xdp, tc, tracepoint".
 func list[T ~string](names []T) string {

@@ -40,12 +40,14 @@ spec:
     interfaces: ["eth*"]
     priority: {min: 100, max: 900}
     writableMaps: ["config*"]
-    maxMapBytes: 64Mi
-    helpers: {deny: [bpf_probe_write_user, bpf_send_signal]}
+    maxMapBytes: 16Mi
+    maxPrograms: 4
+    maxInstructions: 5000
+    helpers: {deny: [bpf_probe_write_user, send_signal, "kfunc:bpf_task_acquire", "helper#4711"]}
   subjects: ["team/agent", "net/*"]
 ---
 `)
-	limit := uint64(64 << 20)
+	limit := uint64(16 << 20)
 	want := &Policy{
 		Name:        "acme",
 		Images:      []Glob{{"ghcr.io/acme/**", []string{"ghcr.io", "acme", "**"}}, {"acme/x", []string{"docker.io", "acme", "x"}}},
@@ -58,7 +60,10 @@ spec:
 			MaxPriority:  900,
 			WritableMaps: []string{"config*"},
 			MaxMapBytes:  &limit,
-			DenyHelpers:  []string{"bpf_probe_write_user", "bpf_send_signal"},
+			DenyHelpers:  []string{"bpf_probe_write_user", "bpf_send_signal", "bpf_task_acquire", "helper#4711"},
+
+			MaxPrograms:     4,
+			MaxInstructions: 5000,
 		},
 		Subjects: []string{"team/agent", "net/*"},
 	}
@@ -76,17 +81,20 @@ func TestEachFieldOfAllowReplacesItsDefaultAlone(t *testing.T) {
 	}
 	zero := uint64(0)
 	for text, want := range map[string]Allow{
-		"":                                    def,
-		"  allow: {}":                         def,
-		"  allow:":                            def,
-		"  allow: {hooks: [kprobe]}":          set(func(a *Allow) { a.Hooks = []volume.Kind{volume.KindKprobe} }),
-		"  allow: {hooks: []}":                set(func(a *Allow) { a.Hooks = []volume.Kind{} }),
-		"  allow: {interfaces: []}":           set(func(a *Allow) { a.Interfaces = []string{} }),
-		"  allow: {priority: {min: 10}}":      set(func(a *Allow) { a.MinPriority = 10 }),
-		"  allow: {priority: {max: 10}}":      set(func(a *Allow) { a.MaxPriority = 10 }),
-		"  allow: {maxMapBytes: 0}":           set(func(a *Allow) { a.MaxMapBytes = &zero }),
-		"  allow: {writableMaps: [a]}":        set(func(a *Allow) { a.WritableMaps = []string{"a"} }),
-		"  allow: {helpers: {deny: [bpf_a]}}": set(func(a *Allow) { a.DenyHelpers = []string{"bpf_a"} }),
+		"":                                      def,
+		"  allow: {}":                           def,
+		"  allow:":                              def,
+		"  allow: {hooks: [kprobe]}":            set(func(a *Allow) { a.Hooks = []volume.Kind{volume.KindKprobe} }),
+		"  allow: {hooks: []}":                  set(func(a *Allow) { a.Hooks = []volume.Kind{} }),
+		"  allow: {interfaces: []}":             set(func(a *Allow) { a.Interfaces = []string{} }),
+		"  allow: {priority: {min: 10}}":        set(func(a *Allow) { a.MinPriority = 10 }),
+		"  allow: {priority: {max: 10}}":        set(func(a *Allow) { a.MaxPriority = 10 }),
+		"  allow: {maxMapBytes: 0}":             set(func(a *Allow) { a.MaxMapBytes = &zero }),
+		"  allow: {writableMaps: [a]}":          set(func(a *Allow) { a.WritableMaps = []string{"a"} }),
+		"  allow: {maxMapBytes: null}":          def,
+		"  allow: {maxPrograms: 1}":             set(func(a *Allow) { a.MaxPrograms = 1 }),
+		"  allow: {maxInstructions: 1}":         set(func(a *Allow) { a.MaxInstructions = 1 }),
+		"  allow: {helpers: {deny: [kfunc:a]}}": set(func(a *Allow) { a.DenyHelpers = []string{"a"} }),
 	} {
 		if diff := cmp.Diff(want, policyOf(t, head+text).Allow); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", text, diff)
@@ -141,7 +149,15 @@ func TestPoliciesThatAreRefused(t *testing.T) {
 		{"map bytes", head + "  allow: {maxMapBytes: lots}", `spec.allow.maxMapBytes: "lots" is no number of bytes`},
 		{"map bytes negative", head + "  allow: {maxMapBytes: -1}", "is no number of bytes"},
 		{"map bytes of any length", head + "  allow: {maxMapBytes: 1e999999999}", "is no number of bytes"},
-		{"helper", head + "  allow: {helpers: {deny: [probe-write]}}", "spec.allow.helpers.deny[0]"},
+		{"helper", head + "  allow: {helpers: {deny: [probe-write]}}", `spec.allow.helpers.deny[0]: "probe-write" is no helper's name`},
+		{"helper mistyped", head + "  allow: {helpers: {deny: [bpf_redirect, bpf_probe_write_usr]}}", `spec.allow.helpers.deny[1]: unknown helper "bpf_probe_write_usr"; did you mean "bpf_probe_write_user"? a kernel function that is no helper is written "kfunc:bpf_probe_write_usr"`},
+		{"kfunc not called one", head + "  allow: {helpers: {deny: [cgroup_rstat_updated_all]}}", `is written "kfunc:cgroup_rstat_updated_all"`},
+		{"kfunc", head + "  allow: {helpers: {deny: ['kfunc:']}}", `"kfunc:" is no kernel function's name`},
+		{"helper's number", head + "  allow: {helpers: {deny: ['helper#09']}}", `"helper#09" is no helper's number`},
+		{"helper's number beyond", head + "  allow: {helpers: {deny: ['helper#4294967297']}}", "is no helper's number"},
+		{"helper by number that has a name", head + "  allow: {helpers: {deny: ['helper#109']}}", `"helper#109" has a name; write "bpf_send_signal"`},
+		{"no programs", head + "  allow: {maxPrograms: 0}", "spec.allow.maxPrograms: 0 lets nothing run; write 1 or more, or leave it out for no limit"},
+		{"no instructions", head + "  allow: {maxInstructions: -1}", "spec.allow.maxInstructions: -1 lets nothing run"},
 		{"subject", head + "  subjects: [default]", `spec.subjects[0]: subject "default": write "namespace/serviceaccount"`},
 		{"any namespace's account", head + "  subjects: ['*/agent']", "spec.subjects[0]"},
 		{"prefix of an account", head + "  subjects: ['net/agent-*']", "spec.subjects[0]"},
