@@ -135,7 +135,7 @@ func TestPoliciesThatAreRefused(t *testing.T) {
 		{"null glob", strings.Replace(head, `"ghcr.io/acme/*"`, "null", 1), "spec.images[0]: image glob"},
 		{"unsigned a word", head + "  unsigned: sure", "spec.unsigned: is a string; want a bool"},
 		{"unsigned yes", head + "  unsigned: yes", "spec.unsigned: is a string; want a bool"},
-		{"bad key", head + "  authorities: [{key: {data: bad}}]", `policy "acme": spec.authorities[0]: key.data: is not PEM`},
+		{"bad key", head + "  authorities: [{key: {data: bad}}]", `policy "acme" at line 6: spec.authorities[0]: key.data: is not PEM`},
 		{"empty authority", head + "  authorities: [{}]", "spec.authorities[0]: has neither key nor keyless"},
 		{"null authority", head + "  authorities: [null]", "spec.authorities[0]: has neither key nor keyless"},
 		{"both", head + "  authorities: [{key: {data: a}, keyless: {issuer: b}}]", "give each its own entry"},
@@ -162,7 +162,7 @@ func TestPoliciesThatAreRefused(t *testing.T) {
 		{"any namespace's account", head + "  subjects: ['*/agent']", "spec.subjects[0]"},
 		{"prefix of an account", head + "  subjects: ['net/agent-*']", "spec.subjects[0]"},
 		{"twice", head + "---\n" + head, `policy "acme" is defined twice`},
-		{"second document", head + "---\nkind: x", `document at line 6: is "x"`},
+		{"second document", head + "---\nkind: x", `document at line 7: is "x"`},
 		{"too large", strings.Repeat("#", maxFile+1), "the limit is"},
 		{"laughter", "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\ng: &g [*f,*f,*f,*f,*f,*f,*f,*f,*f]\n", "excessive aliasing"},
 	} {
@@ -174,6 +174,23 @@ func TestPoliciesThatAreRefused(t *testing.T) {
 			t.Errorf("%s: got %q\nwant %q in it", tc.name, err, tc.want)
 		case !strings.HasPrefix(err.Error(), "policy file test.yaml: "):
 			t.Errorf("%s: %q does not name the file", tc.name, err)
+		}
+	}
+}
+
+func TestMistakesAreFoundByTheirLine(t *testing.T) {
+	for _, tc := range []struct{ more, want string }{
+		{"  images: []\n", "mapping key"}, // twice: YAML itself says where
+		{"  allow:\n    hooks:\n    - xdp\n    - xpd\n", `policy "acme" at line 9: spec.allow.hooks[1]: `},
+		{"  authorities:\n  - key: {data: a}\n  - key: {data: bad}\n", `policy "acme" at line 8: spec.authorities[1]: `},
+		{"  subjects:\n  # a comment\n  - net\n", `policy "acme" at line 8: spec.subjects[0]: `},
+		{"  allow:\n    priority:\n      min: many\n", `at line 8: spec.allow.priority.min: `},
+		{"  colour: red\n", `at line 6: unknown field "spec.colour"`},
+		{"---\n# a comment\n\nkind: x\n", `document at line 9: is "x"`},
+	} {
+		_, err := ParsePolicies([]byte(head+tc.more), "test.yaml", fakeCompile)
+		if err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%q: got %v\nwant %q in it", tc.more, err, tc.want)
 		}
 	}
 }
