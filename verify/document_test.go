@@ -3,6 +3,8 @@
 package verify
 
 import (
+	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -215,8 +217,11 @@ func TestCompilerGetsTheFilesDirectory(t *testing.T) {
 	}
 }
 
+// Whatever is accepted denies what it does not say: nobody but its subjects, no image without a signature, no hook that it
+// does not list, no writable map, no memory without a bound.
 func FuzzParsePolicies(f *testing.F) {
 	f.Add([]byte(head + "  authorities: [{key: {data: a}}]\n  allow: {hooks: [xdp], priority: {min: 1}, maxMapBytes: 64Mi}\n  subjects: ['*']\n"))
+	f.Add([]byte(head + "  unsigned: true\n  allow: {helpers: {deny: [bpf_redirect, 'kfunc:a', 'helper#4711']}, maxPrograms: 1, writableMaps: ['*']}\n"))
 	f.Add([]byte(head + "---\n" + head))
 	f.Add([]byte("a: &a [*a]"))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -228,9 +233,45 @@ func FuzzParsePolicies(f *testing.F) {
 			if p.Name == "" || len(p.Images) == 0 {
 				t.Errorf("got %+v", p)
 			}
-			p.covers(acmeX)
+			wantDeniesByDefault(t, p)
 		}
 	})
+}
+
+func wantDeniesByDefault(t *testing.T, p *Policy) {
+	t.Helper()
+	stranger := Subject{Namespace: "some", ServiceAccount: "stranger"}
+	named := slices.Contains(p.Subjects, "*") || slices.Contains(p.Subjects, "some/*") || slices.Contains(p.Subjects, stranger.String())
+	if got, err := (Static{p}).For(t.Context(), stranger, acmeX); (err == nil) != (named && p.covers(acmeX)) || (err == nil) != (len(got) == 1) {
+		t.Errorf("for a stranger: got %d policies, %v; subjects %q", len(got), err, p.Subjects)
+	}
+	for _, s := range []Subject{{}, {Namespace: "some"}, {ServiceAccount: "some"}} {
+		if _, err := (Static{p}).For(t.Context(), s, acmeX); err == nil {
+			t.Errorf("nobody is let in by subjects %q", p.Subjects)
+		}
+	}
+	if _, err := check(t.Context(), &fakeRoot{}, acmeX, d1, []*Policy{p}); (err == nil) != (p.Unsigned && p.covers(acmeX)) {
+		t.Errorf("without a signature: %v; unsigned: %v", err, p.Unsigned)
+	}
+	for _, kind := range []volume.Hook{&volume.Kprobe{Function: "f"}, &volume.Tracepoint{Group: "a", Name: "b"}, &volume.LSM{Name: "x"}} {
+		if denied := len(p.Allow.objections(Facts{Attach: attach(kind)})) > 0; denied == slices.Contains(p.Allow.Hooks, kind.Kind()) {
+			t.Errorf("hook %s: denied %v; hooks %q", kind.Kind(), denied, p.Allow.Hooks)
+		}
+	}
+	if len(p.Allow.WritableMaps) == 0 && len(p.Allow.objections(Facts{Maps: []MapFacts{{Name: "m", Access: volume.ReadWrite}}})) == 0 {
+		t.Error("a map may be written that nobody names")
+	}
+	if len(p.Allow.objections(Facts{Maps: []MapFacts{{Bytes: math.MaxUint64}}})) == 0 {
+		t.Error("maps may take all memory")
+	}
+	if p.Allow.MinPriority < 0 || p.Allow.MaxPriority > maxPriority || p.Allow.MinPriority > p.Allow.MaxPriority {
+		t.Errorf("priority %d to %d", p.Allow.MinPriority, p.Allow.MaxPriority)
+	}
+	for _, h := range p.Allow.DenyHelpers {
+		if len(p.Allow.objections(Facts{Programs: []ProgramFacts{{Helpers: []string{h}}}})) == 0 {
+			t.Errorf("helper %q is denied and is not", h)
+		}
+	}
 }
 
 func FuzzParseGlob(f *testing.F) {
@@ -248,4 +289,55 @@ func FuzzParseGlob(f *testing.F) {
 			t.Errorf("%q matches %q", glob, name)
 		}
 	})
+}
+
+// FuzzGlob compares with a matcher that is too simple to be wrong and too slow to be used.
+func FuzzGlob(f *testing.F) {
+	for _, seed := range [][2]string{
+		{"ghcr.io/acme/**", "ghcr.io/acme/x"}, {"**/a/*b*", "docker.io/x"}, {"ghcr.io/**/a/**/b", "ghcr.io/a/a/b/b"}, {"*/a*a*/**", "h.io/aa/x/y"},
+	} {
+		f.Add(seed[0], seed[1])
+	}
+	f.Fuzz(func(t *testing.T, glob, name string) {
+		g, err := ParseGlob(glob)
+		elements := strings.Split(repository(reference(name)), "/")
+		if err != nil || len(g.elements) > 6 || len(elements) > 8 || strings.Count(glob, "*") > 8 || len(name) > 100 {
+			return // it would take the simple one too long
+		}
+		if got, want := g.Match(reference(name)), simpleMatch(g.elements, elements); got != want {
+			t.Errorf("%q for %q: got %v, want %v", glob, name, got, want)
+		}
+	})
+}
+
+func simpleMatch(pattern, name []string) bool {
+	switch {
+	case len(pattern) == 0:
+		return len(name) == 0
+	case pattern[0] == "**" && len(pattern) == 1:
+		return len(name) > 0
+	case pattern[0] == "**":
+		for i := range len(name) + 1 {
+			if simpleMatch(pattern[1:], name[i:]) {
+				return true
+			}
+		}
+		return false
+	}
+	return len(name) > 0 && simpleElement(pattern[0], name[0]) && simpleMatch(pattern[1:], name[1:])
+}
+
+func simpleElement(pattern, s string) bool {
+	if pattern == "" {
+		return s == ""
+	}
+	if pattern[0] != '*' {
+		return s != "" && s[0] == pattern[0] && simpleElement(pattern[1:], s[1:])
+	}
+	for i := range len(s) + 1 {
+		if simpleElement(pattern[1:], s[i:]) {
+			return true
+		}
+	}
+	return false
 }
