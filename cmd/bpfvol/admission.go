@@ -15,6 +15,8 @@ import (
 	"github.com/bpfvol/bpfvol/verify"
 )
 
+//go:generate sh -c "go run . admission -f ../../deploy/examples/policy.yaml >../../deploy/admission/example.yaml"
+
 type admissionOptions struct {
 	file       string
 	policyDir  string

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -16,7 +17,7 @@ import (
 
 const driver = "csi.bpfvol.io"
 
-// grants are policies, and who may use them: RoleBindings of "namespace/name" in a namespace, or everywhere.
+// admitted are policies that say nothing of who may use them.
 const admitted = `
 apiVersion: bpfvol.io/v1alpha1
 kind: BytecodePolicy
@@ -75,7 +76,7 @@ func newAdmission(t *testing.T, manifest string) *Cluster {
 	return c
 }
 
-// admit generates, applies and waits until it is in force.
+// admit generates what bpfvol admission prints, applies it and waits until it is in force.
 func (c *Cluster) admit(t *testing.T, manifest string, opts admission.Options) {
 	t.Helper()
 	policies, err := admission.Read([]byte(manifest), "-")
@@ -90,8 +91,14 @@ func (c *Cluster) admit(t *testing.T, manifest string, opts admission.Options) {
 	if _, err := c.TryKubectl(t, string(text), "apply", "--server-side", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}
+	c.await(t, opts.Driver)
+}
+
+// await returns when the ValidatingAdmissionPolicy for a driver is in force.
+func (c *Cluster) await(t *testing.T, driver string) {
+	t.Helper()
 	c.ServiceAccount(t, "default", "default")
-	probe := pod("default", csiVolume(opts.Driver, map[string]string{"csi.storage.k8s.io/pod.name": "x"}))
+	probe := pod("default", csiVolume(driver, map[string]string{"csi.storage.k8s.io/pod.name": "x"}))
 	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		if status, _ := c.post(t, "default", "Pod", probe); status != http.StatusCreated {
 			return
@@ -258,6 +265,22 @@ func TestAdmissionSaysWhatIsMissing(t *testing.T) {
 			t.Errorf("%d: %s\nwant %s", status, message, want)
 		}
 	})
+}
+
+// What deploy has is what an admin tries first.
+func TestExamplesWorkTogether(t *testing.T) {
+	c := Start(t)
+	c.ServiceAccount(t, "demo", "counter")
+	c.ServiceAccount(t, "demo", "default")
+	deploy := filepath.Join(folder(), "../../deploy")
+	c.Kubectl(t, "apply", "-f", filepath.Join(deploy, "examples"), "-f", filepath.Join(deploy, "admission"))
+	c.await(t, driver)
+	for account, want := range map[string]int{"counter": http.StatusCreated, "default": http.StatusUnprocessableEntity} {
+		status, message := c.post(t, "demo", "Pod", pod(account, csiVolume(driver, map[string]string{"image": "ghcr.io/acme/count:v1"})))
+		if status != want {
+			t.Errorf("demo/%s: %d: %s", account, status, message)
+		}
+	}
 }
 
 // Of fifty policies with as many globs as a policy may have, twenty cover the image and the last of them is granted.
