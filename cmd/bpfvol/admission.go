@@ -34,6 +34,7 @@ func newAdmission() *cobra.Command {
 Admission reads BytecodePolicies and writes a ValidatingAdmissionPolicy and its binding. The API server then
 refuses pods, and what makes pods, whose inline bpfvol volumes have an image that no policy covers, or one whose
 policies the pod's service account may not use. Nodes decide in any case; this tells earlier, and whoever applies.
+PersistentVolumes are not looked at: an admin made them. The API server must be of Kubernetes 1.30 or later.
 
 With -f the policies are objects of the cluster, and the RBAC verb "use" decides. With --policy-dir they are the files
 of nodes, whose subjects decide. The policies are part of what is written: run it again when they change.

@@ -5,6 +5,7 @@ package k8s
 import (
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -164,9 +165,28 @@ func TestAdmissionAnswersAsTheNodeDoes(t *testing.T) {
 			}
 		}
 	}
+	for _, attribute := range mutations(300) {
+		want := node(attribute, "shop", "web")
+		status, message := c.post(t, "shop", "Pod", pod("web", csiVolume(driver, map[string]string{"image": attribute})))
+		if got := status == http.StatusCreated; got != want {
+			t.Errorf("image %q for shop/web: the node would answer %t, admission %d: %s", attribute, want, status, message)
+		}
+	}
 	if all := 3 * len(spellings); admits < all/10 || admits > all/2 {
 		t.Errorf("%d of %d are admitted: the table shows little", admits, all)
 	}
+}
+
+// mutations are spellings with a piece of another one in them, the same in every run.
+func mutations(n int) []string {
+	r := rand.New(rand.NewPCG(4, 4))
+	all := make([]string, n)
+	for i := range all {
+		s, other := spellings[r.IntN(len(spellings))], spellings[r.IntN(len(spellings))]
+		cut, from := r.IntN(len(s)+1), r.IntN(len(other)+1)
+		all[i] = s[:cut] + other[from:]
+	}
+	return all
 }
 
 func TestAdmissionAsksWhatMakesPods(t *testing.T) {
@@ -230,6 +250,7 @@ func TestAdmissionSaysWhatIsMissing(t *testing.T) {
 		{"no image", map[string]string{"maps": "x"}, `volume "bpf": attribute image is missing; write it as host/repository:tag`},
 		{"empty image", map[string]string{"image": ""}, `image "" is no reference; write it as host/repository:tag`},
 		{"no reference", map[string]string{"image": "https://ghcr.io/acme/x"}, `image "https://ghcr.io/acme/x" is no reference; write it as host/repository:tag`},
+		{"no text", map[string]string{"image": "ghcr.io/a\n" + strings.Repeat("x", 10000)}, `image "ghcr.io/a\n` + strings.Repeat("x", 90) + `" is no reference; write it as host/repository:tag`},
 		{"kubelet's words", map[string]string{"image": "ghcr.io/acme/x", "csi.storage.k8s.io/serviceAccount.name": "root"}, `volume attributes csi.storage.k8s.io/* are for kubelet; leave them out`},
 		{"not covered", map[string]string{"image": "quay.io/x/y:v1"}, `image "quay.io/x/y": no BytecodePolicy covers it; an admin must add one whose images include it (and run bpfvol admission again)`},
 		{"not granted", map[string]string{"image": "ghcr.io/acme/shared"}, `image "ghcr.io/acme/shared": service account "shop/web" may use none of the BytecodePolicies that cover it (acme, star); ask an admin for a RoleBinding in its namespace to a role with the verb "use" on one`},
@@ -314,7 +335,7 @@ func TestAdmissionHoldsFiftyPolicies(t *testing.T) {
 	}
 	volumes[7] = csiVolume(driver, map[string]string{"image": "registry0.example.com/team1/programs-1/x"})
 	status, message := c.post(t, "shop", "Pod", pod("web", volumes...))
-	if want := "(team-1, team-30, "; status != http.StatusUnprocessableEntity || !strings.Contains(message, want) {
+	if want := `one of 8 images: service account "shop/web" may use none of the BytecodePolicies that cover it (21 of them); ask an admin`; status != http.StatusUnprocessableEntity || !strings.Contains(message, want) {
 		t.Errorf("one that is not granted: %d: %s\nwant %s", status, message, want)
 	}
 }

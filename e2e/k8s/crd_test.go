@@ -238,7 +238,7 @@ func TestCRDKnowsEveryHook(t *testing.T) {
 	if err := yaml.Unmarshal(text, &crd); err != nil {
 		t.Fatal(err)
 	}
-	node := any(crd["spec"].(map[string]any)["versions"].([]any)[0])
+	node := crd["spec"].(map[string]any)["versions"].([]any)[0]
 	for _, key := range []string{"schema", "openAPIV3Schema", "properties", "spec", "properties", "allow", "properties", "hooks", "items", "enum"} {
 		node = node.(map[string]any)[key]
 	}

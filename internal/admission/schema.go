@@ -48,7 +48,6 @@ type namedExpression struct {
 type validation struct {
 	Expression        string `json:"expression"`
 	MessageExpression string `json:"messageExpression"`
-	Reason            string `json:"reason,omitempty"`
 }
 
 type binding struct {
