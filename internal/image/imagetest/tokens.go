@@ -28,11 +28,16 @@ type TokenServer struct {
 // identity token.
 func StartTokenServer(t testing.TB, passwords map[string]string) *TokenServer {
 	t.Helper()
-	s := &TokenServer{passwords: passwords, tokens: map[string]string{}}
+	s := NewTokenServer("", passwords)
 	server := httptest.NewServer(s)
 	t.Cleanup(server.Close)
 	s.Host = strings.TrimPrefix(server.URL, "http://")
 	return s
+}
+
+// NewTokenServer is a token server that the caller serves at host, below /token.
+func NewTokenServer(host string, passwords map[string]string) *TokenServer {
+	return &TokenServer{Host: host, passwords: passwords, tokens: map[string]string{}}
 }
 
 // Revoke makes a user's password and tokens worthless.
