@@ -25,3 +25,6 @@ func Trace(ctx context.Context, s Step) {
 		f(s)
 	}
 }
+
+// tracing says whether anyone asked, for steps that cost something to tell.
+func tracing(ctx context.Context) bool { return ctx.Value(traceKey{}) != nil }
