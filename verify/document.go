@@ -47,8 +47,8 @@ func ParsePolicies(data []byte, file string, compile Compiler) ([]*Policy, error
 		if doc == nil {
 			continue // nothing but comments
 		}
-		if policyName.MatchString(doc.Metadata.Name) {
-			where = fmt.Sprintf("policy %q", doc.Metadata.Name)
+		if policyName.MatchString(doc.Name) {
+			where = fmt.Sprintf("policy %q", doc.Name)
 		}
 		p, err := compilePolicy(doc, filepath.Dir(file), compile)
 		if err != nil {
@@ -121,10 +121,10 @@ func compilePolicy(d *v1alpha1.BytecodePolicy, dir string, compile Compiler) (*P
 	if d.APIVersion != v1alpha1.APIVersion || d.Kind != v1alpha1.Kind {
 		return nil, fmt.Errorf("is %q of %q; want kind %s of apiVersion %s", d.Kind, d.APIVersion, v1alpha1.Kind, v1alpha1.APIVersion)
 	}
-	if !policyName.MatchString(d.Metadata.Name) {
+	if !policyName.MatchString(d.Name) {
 		return nil, errors.New("metadata.name must be lower-case letters, digits, '-' and '.'")
 	}
-	p := &Policy{Name: d.Metadata.Name, Unsigned: d.Spec.Unsigned, Subjects: d.Spec.Subjects}
+	p := &Policy{Name: d.Name, Unsigned: d.Spec.Unsigned, Subjects: d.Spec.Subjects}
 	if len(d.Spec.Images) == 0 {
 		return nil, errors.New(`spec.images is empty; list repositories such as "ghcr.io/acme/**"`)
 	}
