@@ -160,8 +160,32 @@ func compileAuthority(s v1alpha1.Authority, dir string, compile Compiler) (Autho
 	case s.Key != nil && s.TrustedRoot != nil:
 		return nil, errors.New("trustedRoot: a key needs none")
 	}
+	for i, a := range s.Attestations {
+		if err := checkAttestation(a); err != nil {
+			return nil, fmt.Errorf("attestations[%d].%w", i, err)
+		}
+	}
 	return compile(s, dir)
 }
+
+// slsaProvenance is the predicate type whose builder is known how to find. (slsa.dev/spec/v1.0/provenance)
+const slsaProvenance = "https://slsa.dev/provenance/v1"
+
+func checkAttestation(a v1alpha1.Attestation) error {
+	switch {
+	case a.PredicateType == "":
+		return fmt.Errorf("predicateType: is missing; write %s", slsaProvenance)
+	case len(a.PredicateType) > maxAttestationText:
+		return fmt.Errorf("predicateType: has %d bytes; the limit is %d", len(a.PredicateType), maxAttestationText)
+	case len(a.BuilderID) > maxAttestationText:
+		return fmt.Errorf("builderID: has %d bytes; the limit is %d", len(a.BuilderID), maxAttestationText)
+	case a.BuilderID != "" && a.PredicateType != slsaProvenance:
+		return fmt.Errorf("builderID: only a predicateType of %s names a builder", slsaProvenance)
+	}
+	return nil
+}
+
+const maxAttestationText = 512
 
 // compileAllow puts the fields that are given over the defaults, each alone.
 func compileAllow(s *v1alpha1.Allow) (Allow, error) {
