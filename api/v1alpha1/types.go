@@ -121,7 +121,9 @@ type Priority struct {
 	Max *int `json:"max,omitempty"`
 }
 
-// Helpers denies helpers and kfuncs, by the names that bpf-helpers(7) and the kernel's BTF have.
+// Helpers denies helpers and kfuncs.
 type Helpers struct {
+	// Deny has helpers by their names in bpf-helpers(7), with or without "bpf_"; kfuncs by those in the kernel's BTF, as
+	// "kfunc:bpf_task_acquire"; and helpers that this version has no name for as "helper#250".
 	Deny []string `json:"deny,omitempty"`
 }
