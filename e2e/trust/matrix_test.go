@@ -37,7 +37,7 @@ type testCase struct {
 
 // matrix is the table. It has the order of a publish: form of the image, signature, bytes, policy.
 func matrix(t testing.TB) []testCase {
-	return slices.Concat(formats(), keyCases(), vectorCases(t), signatureCases(), transplants(), registryCases(), hostileImages(), policyCases())
+	return slices.Concat(formats(), keyCases(), vectorCases(t), keylessCases(), signatureCases(), transplants(), registryCases(), hostileImages(), policyCases())
 }
 
 // release is the policy of most cases.
@@ -49,7 +49,7 @@ func policies(t testing.TB) map[string]v1alpha1.BytecodePolicySpec {
 		release: {Authorities: keys(releaseKey())},
 		"open":  {Unsigned: true},
 	}
-	for _, more := range []map[string]v1alpha1.BytecodePolicySpec{keyPolicies(), vectorPolicies(t), moreOfPolicies()} {
+	for _, more := range []map[string]v1alpha1.BytecodePolicySpec{keyPolicies(), keylessPolicies(), vectorPolicies(t), moreOfPolicies()} {
 		for name, spec := range more {
 			all[name] = spec
 		}

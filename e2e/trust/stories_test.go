@@ -32,6 +32,7 @@ var stories = []struct {
 	{"RegistryIsDown", registryIsDown},
 	{"CacheIsSpoiled", cacheIsSpoiled},
 	{"KeyIsRemoved", keyIsRemoved},
+	{"RootRotates", rootRotates},
 	{"PolicyThatIsNone", policyThatIsNone},
 	{"FiftyAtOnce", fiftyAtOnce},
 	{"OneOfManyGivesUp", oneOfManyGivesUp},
@@ -236,8 +237,15 @@ func policyThatIsNone(t *testing.T, n *node) {
 	r := n.repository(release + "/none")
 	d := pushSigned(t, r)
 	good := policyFile(t, n.Registry, policies(t))
-	for _, junk := range []string{"junk\\n", "-----BEGIN JUNK-----\\n"} {
-		n.SetPolicies(t, strings.ReplaceAll(good, "-----BEGIN PUBLIC KEY-----", junk+"-----BEGIN PUBLIC KEY-----"))
+	for _, bad := range []string{
+		strings.ReplaceAll(good, "-----BEGIN PUBLIC KEY-----", `junk\n-----BEGIN PUBLIC KEY-----`),
+		strings.ReplaceAll(good, "-----END PUBLIC KEY-----", `-----END PUBLIC KEY-----\njunk`),
+		strings.ReplaceAll(good, `"subject":"`+workflow.Subject, `"subjectRegexp":".*`),
+	} {
+		if bad == good {
+			t.Fatal("the mistake was not made")
+		}
+		n.SetPolicies(t, bad)
 		time.Sleep(time.Second)
 		n.runsOnce(t, r, ":v1", "IfNotPresent", d)
 	}
