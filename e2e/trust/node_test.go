@@ -65,7 +65,7 @@ func policyFile(t testing.TB, registry string, policies map[string]v1alpha1.Byte
 		if spec.Subjects == nil {
 			spec.Subjects = []string{"e2e/*"}
 		}
-		raw, err := json.Marshal(v1alpha1.BytecodePolicy{APIVersion: v1alpha1.APIVersion, Kind: v1alpha1.Kind, Metadata: v1alpha1.Metadata{Name: name}, Spec: spec})
+		raw, err := json.Marshal(map[string]any{"apiVersion": v1alpha1.APIVersion, "kind": v1alpha1.Kind, "metadata": map[string]any{"name": name}, "spec": spec})
 		if err != nil {
 			t.Fatal(err)
 		}
