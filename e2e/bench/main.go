@@ -20,6 +20,7 @@ var groups = []struct {
 }{
 	{"node", benchNode},
 	{"json", benchJSON},
+	{"verify", benchVerify},
 	{"dispatcher", benchDispatcher},
 }
 
