@@ -31,10 +31,10 @@ func (w *keylessWay) why(t *trust, e sgverify.SignedEntity, refused error) error
 		return fmt.Errorf("certificate: %.100q", err.Error())
 	}
 	if err := w.identity.Issuer.Verify(cert); err != nil {
-		return fmt.Errorf("%w: %.200q", verify.ErrOtherIssuer, cert.Issuer)
+		return &verify.OtherIdentityError{Kind: verify.ErrOtherIssuer, Found: cert.Issuer}
 	}
 	if err := w.identity.SubjectAlternativeName.Verify(cert); err != nil {
-		return fmt.Errorf("%w: %.200q", verify.ErrOtherSubject, cert.SubjectAlternativeName)
+		return &verify.OtherIdentityError{Kind: verify.ErrOtherSubject, Found: cert.SubjectAlternativeName}
 	}
 	entries, err := e.TlogEntries()
 	if err != nil {
