@@ -63,22 +63,32 @@ type Allow struct {
 	WritableMaps []string // globs of map names that a pod may get "rw"
 	MaxMapBytes  *uint64  // of all maps together; nil: no limit
 	DenyHelpers  []string // helpers and kfuncs by their kernel name
+
+	MaxPrograms     int // that are loaded; 0: no limit
+	MaxInstructions int // of each program, functions that it calls included; 0: no limit but the kernel's
 }
+
+// defaultMapBytes is the memory of a volume's maps where the policy says nothing: enough for a million small entries, and
+// not enough to take a node down.
+const defaultMapBytes = 64 << 20
 
 // defaultAllow holds where a policy says nothing.
 func defaultAllow() Allow {
+	bytes := uint64(defaultMapBytes)
 	return Allow{
 		Hooks:       []volume.Kind{volume.KindXDP, volume.KindTC, volume.KindTracepoint},
 		Interfaces:  []string{"*"},
 		MinPriority: 0,
 		MaxPriority: maxPriority,
+		MaxMapBytes: &bytes,
 	}
 }
 
 const maxPriority = 1000
 
 // KeyPolicy admits any image signed by the key, whoever asks, to any hook and interface with any map writable.
-// It serves `bpfvol run --key`: who passes the flag is root on the machine already, so nothing is held back.
+// It serves `bpfvol run --key`: who passes the flag is root on the machine already, so nothing is held back and no limit
+// is set.
 func KeyPolicy(name string, keyPEM []byte, compile Compiler) (*Policy, error) {
 	a, err := compile(v1alpha1.Authority{Key: &v1alpha1.Key{Data: string(keyPEM)}}, "")
 	if err != nil {
