@@ -51,7 +51,7 @@ func (s *store) state() (policies []*verify.Policy, mistakes, err error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if !s.known {
-		return nil, nil, fmt.Errorf("%w: API server: %s; it will be asked again", verify.ErrUnavailable, s.cause)
+		return nil, nil, fmt.Errorf("policies: %w: API server: %s; it will be asked again", verify.ErrUnavailable, s.cause)
 	}
 	return s.policies, s.mistakes, nil
 }
