@@ -61,6 +61,10 @@ func publishRequest(req *csi.NodePublishVolumeRequest, podsDir string) (node.Req
 	if err != nil {
 		return node.Request{}, err
 	}
+	logins, err := keyring(req.GetSecrets())
+	if err != nil {
+		return node.Request{}, err
+	}
 	return node.Request{
 		VolumeID:   req.GetVolumeId(),
 		Target:     req.GetTargetPath(),
@@ -69,6 +73,7 @@ func publishRequest(req *csi.NodePublishVolumeRequest, podsDir string) (node.Req
 		Pod:        pod,
 		Group:      group,
 		ReadOnly:   req.GetReadonly(),
+		Keyring:    logins,
 	}, nil
 }
 

@@ -23,7 +23,8 @@ type Policies interface {
 // Static is a fixed set of policies.
 type Static []*Policy
 
-// For implements Policies.
+// For implements Policies. Who mounts a PersistentVolume need not be named: an admin made it, or a class that an admin
+// made, and so said who may.
 func (ps Static) For(ctx context.Context, s Subject, ref image.Reference) ([]*Policy, error) {
 	candidates, err := Candidates(ctx, ps, ref)
 	if err != nil {
@@ -31,20 +32,25 @@ func (ps Static) For(ctx context.Context, s Subject, ref image.Reference) ([]*Po
 	}
 	var usable []*Policy
 	for _, p := range candidates {
-		tell := Step{Stage: "subject", Policy: p.Name, OK: matchSubject(p.Subjects, s)}
-		if tell.OK {
-			usable = append(usable, p)
+		tell := Step{Stage: "subject", Policy: p.Name, OK: true}
+		switch {
+		case s.Persistent:
+			tell.Text = "a PersistentVolume is for whoever may claim it; subjects are not asked"
+		case matchSubject(p.Subjects, s):
 			tell.Text = fmt.Sprintf("names %q (subjects: %s)", s, some(p.Subjects))
-		} else {
-			tell.Text = fmt.Sprintf("does not name %q (subjects: %s)", s, some(p.Subjects))
+		default:
+			tell.OK, tell.Text = false, fmt.Sprintf("does not name %q (subjects: %s)", s, some(p.Subjects))
 		}
 		Trace(ctx, tell)
+		if tell.OK {
+			usable = append(usable, p)
+		}
 	}
 	if len(usable) > 0 {
 		return usable, nil
 	}
-	closest := candidates[0].Name
-	return nil, Denied(ref, closest, fmt.Sprintf("policy %q does not name subject %q", closest, s), "ask an admin to add it to the policy's subjects")
+	closest := candidates[0]
+	return nil, Denied(ref, closest.Name, notNamed(closest, s), fixSubject(s))
 }
 
 // Candidates returns the policies that cover the image's repository, whoever asks: never none without an error, which is
@@ -80,6 +86,20 @@ func (p *Policy) traceCovers(ctx context.Context, ref image.Reference) bool {
 		Trace(ctx, Step{Stage: "policy", Policy: p.Name, Text: fmt.Sprintf("does not cover %s (images: %s)", repository(ref), some(globs))})
 	}
 	return false
+}
+
+func notNamed(p *Policy, s Subject) string {
+	if !s.namable() {
+		return fmt.Sprintf("policy %q does not name subject %q, as namespace %q means users of the command line", p.Name, s, localNamespace)
+	}
+	return fmt.Sprintf("policy %q does not name subject %q", p.Name, s)
+}
+
+func fixSubject(s Subject) string {
+	if !s.namable() {
+		return "use another namespace"
+	}
+	return "ask an admin to add it to the policy's subjects"
 }
 
 // noneCovers is the denial where no policy is about the image.

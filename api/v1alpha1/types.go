@@ -120,7 +120,7 @@ type Key struct {
 	// Data is the key in PEM.
 	//
 	// +required
-	// +kubebuilder:validation:MaxLength=16384
+	// +kubebuilder:validation:MaxLength=8192
 	// +kubebuilder:validation:XValidation:rule="!self.contains('PRIVATE KEY')",message="is a private key; put the public key here and make a new pair if others could read it"
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[[:space:]]*-----BEGIN ')",message="is not PEM; it must begin with \"-----BEGIN PUBLIC KEY-----\""
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[^-]*-----BEGIN [^-]*-----[^-]*-----END [^-]*-----[[:space:]]*$')",message="is not exactly one PEM block; give each key its own entry"
@@ -143,6 +143,7 @@ type Keyless struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:XValidation:rule="!'nobody@bpfvol.invalid'.matches('^(?:' + self + ')$') && !'https://bpfvol.invalid/nobody'.matches('^(?:' + self + ')$')",message="matches everybody; name the issuer: https://token\\\\.actions\\\\.githubusercontent\\\\.com"
 	IssuerRegexp string `json:"issuerRegexp,omitempty"`
 	// Subject is the signer: an e-mail address, or the URI of a workflow.
 	//
@@ -155,6 +156,7 @@ type Keyless struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:XValidation:rule="!'nobody@bpfvol.invalid'.matches('^(?:' + self + ')$') && !'https://bpfvol.invalid/nobody'.matches('^(?:' + self + ')$')",message="matches everybody; name the signer: https://github\\\\.com/acme/.*"
 	SubjectRegexp string `json:"subjectRegexp,omitempty"`
 }
 
@@ -228,10 +230,12 @@ type Allow struct {
 	// MaxPrograms bounds how many programs a volume loads; default no limit.
 	//
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="self >= 1",message="lets nothing run; write 1 or more, or leave it out for no limit"
 	MaxPrograms *int `json:"maxPrograms,omitempty"`
 	// MaxInstructions bounds the instructions of each program; default no limit but the kernel's.
 	//
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="self >= 1",message="lets nothing run; write 1 or more, or leave it out for no limit"
 	MaxInstructions *int `json:"maxInstructions,omitempty"`
 	// Helpers denies kernel functions.
 	//
@@ -253,14 +257,15 @@ type Priority struct {
 	Max *int `json:"max,omitempty"`
 }
 
-// Helpers denies helpers and kfuncs, by the names that bpf-helpers(7) and the kernel's BTF have.
+// Helpers denies helpers and kfuncs.
 type Helpers struct {
-	// Deny lists what programs may not call: "bpf_probe_write_user".
+	// Deny has helpers by their names in bpf-helpers(7), with or without "bpf_"; kfuncs by those in the kernel's BTF, as
+	// "kfunc:bpf_task_acquire"; and helpers that this version has no name for as "helper#250".
 	//
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=512
-	// +kubebuilder:validation:items:MaxLength=128
-	// +kubebuilder:validation:items:XValidation:rule="self.matches('^[a-z_][a-z0-9_]*$')",message="is no helper's name; write it as in bpf-helpers(7): bpf_probe_write_user"
+	// +kubebuilder:validation:items:MaxLength=134
+	// +kubebuilder:validation:items:XValidation:rule="self.matches('^((kfunc:)?[a-z_][a-z0-9_]{0,127}|helper#[1-9][0-9]{0,9})$')",message="is no helper's name; write it as in bpf-helpers(7): bpf_probe_write_user"
 	Deny []string `json:"deny,omitempty"`
 }
