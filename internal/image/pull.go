@@ -31,13 +31,13 @@ type pull struct {
 type endpoint struct {
 	host    string
 	allowed error
-	ways    []way        // one per credential, the last without
-	first   atomic.Int32 // the way that was not refused
+	access  []access     // one per credential, the last without
+	first   atomic.Int32 // the one that was not refused
 	down    atomic.Bool
 }
 
-// way is one host with one credential.
-type way struct {
+// access is one host with one credential.
+type access struct {
 	repository *remote.Repository
 	credential Credential
 	hash       string // of the credential, as in records
@@ -59,7 +59,7 @@ func (s *Store) newPull(ref Reference, k Keyring) *pull {
 		e := &endpoint{host: host, allowed: s.guard.registries.allow(host)}
 		for _, c := range append(keyrings.Credentials(at), Credential{}) {
 			fmt.Fprintf(id, "%q %q %q %q\n", host, c.Username, c.Password, c.IdentityToken)
-			e.ways = append(e.ways, way{s.repository(at, c), c, s.proofs.hash(host, c)})
+			e.access = append(e.access, access{s.repository(at, c), c, s.proofs.hash(host, c)})
 		}
 		p.endpoints = append(p.endpoints, e)
 	}
@@ -71,8 +71,8 @@ func (s *Store) newPull(ref Reference, k Keyring) *pull {
 func (p *pull) hashes() []string {
 	var all []string
 	for _, e := range p.endpoints {
-		for _, w := range e.ways {
-			all = append(all, w.hash)
+		for _, a := range e.access {
+			all = append(all, a.hash)
 		}
 	}
 	return all
@@ -81,9 +81,9 @@ func (p *pull) hashes() []string {
 // hashOf is the hash of the credential that a repository of p is asked with.
 func (p *pull) hashOf(r *remote.Repository) string {
 	for _, e := range p.endpoints {
-		for _, w := range e.ways {
-			if w.repository == r {
-				return w.hash
+		for _, a := range e.access {
+			if a.repository == r {
+				return a.hash
 			}
 		}
 	}
@@ -145,8 +145,8 @@ func (e *endpoint) run(ctx context.Context, mirror bool, op func(context.Context
 		return e.allowed
 	}
 	var refused error
-	for i := int(e.first.Load()); i < len(e.ways); i++ {
-		err := e.attempt(ctx, mirror, e.ways[i], op)
+	for i := int(e.first.Load()); i < len(e.access); i++ {
+		err := e.attempt(ctx, mirror, e.access[i], op)
 		if !slices.ContainsFunc(refusals, func(r error) bool { return errors.Is(err, r) }) {
 			e.first.Store(int32(i))
 			return err
@@ -156,11 +156,11 @@ func (e *endpoint) run(ctx context.Context, mirror bool, op func(context.Context
 	return refused
 }
 
-func (e *endpoint) attempt(ctx context.Context, mirror bool, w way, op func(context.Context, *remote.Repository) error) error {
+func (e *endpoint) attempt(ctx context.Context, mirror bool, a access, op func(context.Context, *remote.Repository) error) error {
 	wait := backoff
 	for n := 1; ; n++ {
-		err := op(ctx, w.repository)
-		if w.credential.repeatedBy(err) {
+		err := op(ctx, a.repository)
+		if a.credential.repeatedBy(err) {
 			err = errRepeated(e.host)
 		}
 		err = classify(e.host, err)

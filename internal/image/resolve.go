@@ -53,7 +53,7 @@ func (s *Store) resolve(ctx context.Context, p *pull, ref Reference, policy volu
 	}
 	root := &Root{Reference: ref, Descriptor: plain(d), store: s, policy: policy, pull: p, local: isLocal(d)}
 	if !root.local {
-		if err := s.prove(ctx, p, ref, d.Digest, policy); err != nil {
+		if root.proof, err = s.prove(ctx, p, ref, d.Digest, policy); err != nil {
 			return nil, err
 		}
 	}
@@ -120,7 +120,8 @@ func (s *Store) fetchRoot(ctx context.Context, p *pull, ref Reference, policy vo
 	if err != nil {
 		return nil, err
 	}
-	return root, s.proofs.add(cacheName(byDigest), used)
+	root.proof, err = s.proofs.add(cacheName(byDigest), used)
+	return root, err
 }
 
 // fetchManifest gets a manifest or index by tag or digest in one request. The client has limited and hashed it.
