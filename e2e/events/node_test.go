@@ -51,6 +51,7 @@ spec:
   allow:
     hooks: [xdp, tc, tracepoint, rawTracepoint, kprobe, kretprobe, fentry, fexit, uprobe, uretprobe, lsm, cgroup, perfEvent, iter, netfilter, skLookup, netkit]
     writableMaps: ["*"]
+    maxMapBytes: 1Pi
   subjects: [team/app]
 ---
 apiVersion: bpfvol.io/v1alpha1
