@@ -21,12 +21,13 @@ import (
 
 // imageOptions say where images come from.
 type imageOptions struct {
-	cacheDir, registries string
+	cacheDir, registries, registriesDir string
 }
 
 func (o *imageOptions) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.cacheDir, "cache-dir", defaultCacheDir(), "`DIR` of the image cache, an OCI layout below it")
 	cmd.Flags().StringVar(&o.registries, "registries", "", "YAML `FILE` of registry hosts: mirrors, CA files, plain HTTP")
+	cmd.Flags().StringVar(&o.registriesDir, "registries-dir", "", "`DIR` of containerd's hosts.toml files, such as /etc/containerd/certs.d, beside --registries")
 }
 
 // defaultCacheDir is the daemon's cache, or one below the home of a user who could not write there.
@@ -48,6 +49,11 @@ func (o *imageOptions) openDir(ctx context.Context, dir string) (*image.Store, e
 		var err error
 		if hosts, err = image.LoadRegistries(o.registries); err != nil {
 			return nil, fmt.Errorf("--registries: %w", err)
+		}
+	}
+	if o.registriesDir != "" {
+		if err := hosts.AddDir(o.registriesDir); err != nil {
+			return nil, fmt.Errorf("--registries-dir: %w", err)
 		}
 	}
 	store, err := image.Open(image.Options{Dir: dir, Registries: hosts, UserAgent: "bpfvol/" + version, Context: ctx})

@@ -38,6 +38,7 @@ type pull struct {
 // endpoint is one host that may have the repository.
 type endpoint struct {
 	host       string
+	onlyPulls  bool // what a tag stands for is not asked there
 	allowed    error
 	repository []*remote.Repository // one per credential
 	first      atomic.Int32         // the credential that worked
@@ -55,17 +56,17 @@ func (s *Store) newPull(ref Reference, k Keyring) *pull {
 	}
 	p := &pull{}
 	id := sha256.New()
-	for _, host := range s.guard.registries.order(ref.Registry) {
+	for _, w := range s.guard.registries.order(ref.Registry) {
 		at := ref
-		at.Registry = host
+		at.Registry = w.host
 		var creds []Credential
 		if k != nil {
 			creds = k.Credentials(at)
 		}
-		e := &endpoint{host: host, allowed: s.guard.registries.allow(host)}
+		e := &endpoint{host: w.host, onlyPulls: w.onlyPulls, allowed: s.guard.registries.allow(w.host)}
 		for _, c := range append(creds, Credential{}) {
-			fmt.Fprintf(id, "%q %q %q %q\n", host, c.Username, c.Password, c.IdentityToken)
-			e.repository = append(e.repository, s.repository(at, c))
+			fmt.Fprintf(id, "%q %q %q %q\n", w.host, c.Username, c.Password, c.IdentityToken)
+			e.repository = append(e.repository, s.repository(ref, w, c))
 		}
 		p.endpoints = append(p.endpoints, e)
 	}
@@ -73,9 +74,10 @@ func (s *Store) newPull(ref Reference, k Keyring) *pull {
 	return p
 }
 
-func (s *Store) repository(ref Reference, c Credential) *remote.Repository {
-	where := registry.Reference{Registry: ref.Registry, Repository: ref.Repository}
-	a := &auth.Client{Client: &http.Client{Transport: s.guard}, Cache: auth.NewCache()}
+func (s *Store) repository(ref Reference, w way, c Credential) *remote.Repository {
+	where := registry.Reference{Registry: w.host, Repository: w.prefix + ref.Repository}
+	through := &http.Client{Transport: wayTransport{guard: s.guard, way: w}, CheckRedirect: checkRedirect}
+	a := &auth.Client{Client: through, Cache: auth.NewCache()}
 	a.SetUserAgent(s.userAgent)
 	if c != (Credential{}) {
 		// StaticCredential gives it to this host alone, wherever a redirect leads.
@@ -84,13 +86,27 @@ func (s *Store) repository(ref Reference, c Credential) *remote.Repository {
 		})
 	}
 	return &remote.Repository{
-		Client:               &client{host: ref.Registry, auth: a, manifest: s.limits.Manifest},
+		Client:               &client{way: w, registry: ref.Registry, auth: a, manifest: s.limits.Manifest},
 		Reference:            where,
-		PlainHTTP:            s.guard.registries.hosts[ref.Registry].plainHTTP,
+		PlainHTTP:            s.guard.registries.hosts[w.host].plainHTTP,
 		ReferrerListMaxPages: 16,
 		MaxMetadataBytes:     s.limits.Manifest,
 		SkipReferrersGC:      true, // deleting is not ours to do
 	}
+}
+
+// resolvers is the same way with the endpoints whose word on tags counts.
+func (p *pull) resolvers() (*pull, error) {
+	out := &pull{identity: p.identity}
+	for _, e := range p.endpoints {
+		if !e.onlyPulls {
+			out.endpoints = append(out.endpoints, e)
+		}
+	}
+	if len(out.endpoints) == 0 {
+		return nil, fmt.Errorf("%w: no host of this registry may say what a tag stands for; name the image by digest, or ask an admin for the capability resolve in hosts.toml", ErrHostNotAllowed)
+	}
+	return out, nil
 }
 
 // try runs op with each endpoint until one succeeds. The last endpoint, the host itself, has the last word: what it
