@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -159,9 +158,6 @@ func checkLayers(layers []ocispec.Descriptor, l Limits) error {
 	}
 	var total int64
 	for _, d := range layers {
-		if strings.HasSuffix(d.MediaType, "+zstd") {
-			return fmt.Errorf("%w: layer is compressed by zstd; compress it by gzip", ErrUnsupported)
-		}
 		if most := layerLimit(d, l); d.Size < 0 || d.Size > most {
 			return tooLarge(d, most)
 		}

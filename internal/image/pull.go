@@ -29,11 +29,12 @@ type pull struct {
 
 // endpoint is one host that may have the repository.
 type endpoint struct {
-	host    string
-	allowed error
-	access  []access     // one per credential, the last without
-	first   atomic.Int32 // the one that was not refused
-	down    atomic.Bool
+	host      string
+	onlyPulls bool // what a tag stands for is not asked there
+	allowed   error
+	access    []access     // one per credential, the last without
+	first     atomic.Int32 // the one that was not refused
+	down      atomic.Bool
 }
 
 // access is one host with one credential.
@@ -53,13 +54,13 @@ func (s *Store) newPull(ref Reference, k Keyring) *pull {
 	keyrings := Keyrings{k, s.keyring}
 	p := &pull{name: ref.Name()}
 	id := sha256.New()
-	for _, host := range s.guard.registries.order(ref.Registry) {
+	for _, w := range s.guard.registries.order(ref.Registry) {
 		at := ref
-		at.Registry = host
-		e := &endpoint{host: host, allowed: s.guard.registries.allow(host)}
+		at.Registry = w.host
+		e := &endpoint{host: w.host, onlyPulls: w.onlyPulls, allowed: s.guard.registries.allow(w.host)}
 		for _, c := range append(keyrings.Credentials(at), Credential{}) {
-			fmt.Fprintf(id, "%q %q %q %q\n", host, c.Username, c.Password, c.IdentityToken)
-			e.access = append(e.access, access{s.repository(at, c), c, s.proofs.hash(host, c)})
+			fmt.Fprintf(id, "%q %q %q %q\n", w.host, c.Username, c.Password, c.IdentityToken)
+			e.access = append(e.access, access{s.repository(ref, w, c), c, s.proofs.hash(w.host, c)})
 		}
 		p.endpoints = append(p.endpoints, e)
 	}
@@ -90,9 +91,10 @@ func (p *pull) hashOf(r *remote.Repository) string {
 	return public
 }
 
-func (s *Store) repository(ref Reference, c Credential) *remote.Repository {
-	where := registry.Reference{Registry: ref.Registry, Repository: ref.Repository}
-	a := &auth.Client{Client: &http.Client{Transport: s.guard}, Cache: auth.NewCache()}
+func (s *Store) repository(ref Reference, w way, c Credential) *remote.Repository {
+	where := registry.Reference{Registry: w.host, Repository: w.prefix + ref.Repository}
+	through := &http.Client{Transport: wayTransport{guard: s.guard, way: w}, CheckRedirect: checkRedirect}
+	a := &auth.Client{Client: through, Cache: auth.NewCache()}
 	a.SetUserAgent(s.userAgent)
 	if c != (Credential{}) {
 		// StaticCredential gives it to this host alone, wherever a redirect leads.
@@ -101,13 +103,27 @@ func (s *Store) repository(ref Reference, c Credential) *remote.Repository {
 		})
 	}
 	return &remote.Repository{
-		Client:               &client{host: ref.Registry, auth: a, credential: c, manifest: s.limits.Manifest},
+		Client:               &client{way: w, registry: ref.Registry, auth: a, credential: c, manifest: s.limits.Manifest},
 		Reference:            where,
-		PlainHTTP:            s.guard.registries.hosts[ref.Registry].plainHTTP,
+		PlainHTTP:            s.guard.registries.hosts[w.host].plainHTTP,
 		ReferrerListMaxPages: 16,
 		MaxMetadataBytes:     s.limits.Manifest,
 		SkipReferrersGC:      true, // deleting is not ours to do
 	}
+}
+
+// resolvers is the same way with the endpoints whose word on tags counts.
+func (p *pull) resolvers() (*pull, error) {
+	out := &pull{name: p.name, identity: p.identity}
+	for _, e := range p.endpoints {
+		if !e.onlyPulls {
+			out.endpoints = append(out.endpoints, e)
+		}
+	}
+	if len(out.endpoints) == 0 {
+		return nil, fmt.Errorf("%w: no host of this registry may say what a tag stands for; name the image by digest, or ask an admin for the capability resolve in hosts.toml", ErrHostNotAllowed)
+	}
+	return out, nil
 }
 
 // try runs op with each endpoint until one succeeds. The last endpoint, the host itself, has the last word: what it

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/registry/remote"
 
@@ -92,8 +93,14 @@ func cacheName(ref Reference) string {
 // fetchRoot gets target, a tag or a digest, from the registry and records what came.
 func (s *Store) fetchRoot(ctx context.Context, p *pull, ref Reference, policy volume.PullPolicy, target string) (*Root, error) {
 	root := &Root{Reference: ref, store: s, policy: policy, pull: p}
+	ask := p
+	if _, err := digest.Parse(target); err != nil {
+		if ask, err = p.resolvers(); err != nil {
+			return nil, err
+		}
+	}
 	var used string
-	err := p.search(ctx, func(ctx context.Context, r *remote.Repository) (err error) {
+	err := ask.search(ctx, func(ctx context.Context, r *remote.Repository) (err error) {
 		used = p.hashOf(r)
 		root.Descriptor, root.Raw, err = fetchManifest(ctx, r, target)
 		if err != nil {
