@@ -68,6 +68,8 @@ var homes = map[string][]string{
 	"github.com/container-storage-interface/spec": {"csi"},
 	"github.com/google/go-containerregistry":      {"verify/cosign"},
 	"github.com/fsnotify/fsnotify":                {"verify"},
+	"github.com/BurntSushi/toml":                  {"internal/image"},
+	"github.com/klauspost/compress":               {"internal/image"},
 	"github.com/vishvananda/netlink":              {"dispatcher", "internal/doctor", "internal/libxdp"},
 	"k8s.io/mount-utils":                          {"internal/doctor"},
 	"k8s.io/client-go":                            {"internal/cluster"},

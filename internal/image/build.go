@@ -90,7 +90,7 @@ func (s *Store) build(ref Reference, objects []BuildInput, opts BuildOptions) (o
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	return root, s.proofs.add(cacheName(byDigest), public) // also when it has been pushed
+	return root, s.proofs.addLocal(cacheName(byDigest)) // also when it has been pushed
 }
 
 // checkInput refuses an object that this package would refuse to read.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 )
 
 // A name server can say at any time that a name leads to this node: what counts is the address that is dialled.
@@ -16,7 +17,7 @@ func TestDialRefusesAddressesOfTheNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	conn, err := newGuard(Registries{}).dial(t.Context(), "tcp", l.Addr().String())
+	conn, err := newGuard(Registries{}).dial(t.Context(), "tcp", l.Addr().String(), time.Second)
 	if err == nil {
 		conn.Close()
 	}
@@ -24,7 +25,7 @@ func TestDialRefusesAddressesOfTheNode(t *testing.T) {
 		t.Errorf("got error %v, want ErrHostNotAllowed", err)
 	}
 	listed := Registries{hosts: map[string]hostConfig{l.Addr().String(): {}}}
-	conn, err = newGuard(listed).dial(t.Context(), "tcp", l.Addr().String())
+	conn, err = newGuard(listed).dial(t.Context(), "tcp", l.Addr().String(), time.Second)
 	if err != nil {
 		t.Fatalf("listed: %v", err)
 	}

@@ -144,6 +144,7 @@ func TestBadContent(t *testing.T) {
 		many[i] = imagetest.File{Name: fmt.Sprint(i)}
 	}
 	object := imagetest.File{Name: "x.o", Data: bpf.Count()}
+	packed := imagetest.Zstd(t, imagetest.Tar(t, object))
 	for _, tt := range []struct {
 		name   string
 		layers []ocispec.Descriptor
@@ -163,8 +164,12 @@ func TestBadContent(t *testing.T) {
 		{"BigEndian", []ocispec.Descriptor{raw(image.ObjectMediaType, bpf.PassBigEndian())}, image.ErrPlatform, "byte order"},
 		{"Linked", []ocispec.Descriptor{raw(image.ObjectMediaType, linked)}, image.ErrNoObject, "no relocatable object"},
 		{"ShortELF", []ocispec.Descriptor{raw(image.ObjectMediaType, bpf.Pass()[:30])}, image.ErrNoObject, "not a whole ELF file"},
-		{"Zstd", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerZstd, []byte("\x28\xb5\x2f\xfd...."))}, image.ErrUnsupported, "zstd"},
-		{"HiddenZstd", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerGzip, []byte("\x28\xb5\x2f\xfd...."))}, image.ErrUnsupported, "zstd"},
+		{"NotZstd", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerZstd, []byte("\x28\xb5\x2f\xfd...."))}, image.ErrUnsupported, "whole archive"},
+		{"CutZstd", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerZstd, packed[:len(packed)/2])}, image.ErrUnsupported, "whole archive"},
+		{"CutZstdEnd", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerZstd, packed[:len(packed)-1])}, image.ErrUnsupported, "whole archive"},
+		{"FlippedZstd", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerZstd, slices.Concat(packed[:40], []byte{^packed[40]}, packed[41:]))}, image.ErrUnsupported, "whole archive"},
+		{"ZstdWithoutObject", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerZstd, imagetest.Zstd(t, nil))}, image.ErrNoObject, ""},
+		{"ZstdDictionary", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerZstd, []byte("\x28\xb5\x2f\xfd\x21\x07\x04\x01\x00\x00...."))}, image.ErrUnsupported, "whole archive"},
 		{"CutArchive", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayer, imagetest.Tar(t, object)[:4000])}, image.ErrUnsupported, "whole archive"},
 		{"CutGzip", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerGzip, imagetest.Gzip(t, imagetest.Tar(t, object))[:1000])}, image.ErrUnsupported, "whole archive"},
 		{"NotGzip", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerGzip, []byte("\x1f\x8bnonsense"))}, image.ErrUnsupported, "gzip"},
@@ -287,6 +292,8 @@ func TestLimits(t *testing.T) {
 	bomb := func(head []byte) ocispec.Descriptor {
 		return r.PutBlob(t, ocispec.MediaTypeImageLayerGzip, zeros(t, head, 1<<26), nil)
 	}
+	// Each frame is small and unpacks to 1 MiB; the first begins an object.
+	frames := append(imagetest.Zstd(t, bpf.Pass()), bytes.Repeat(imagetest.Zstd(t, make([]byte, 1<<20)), 64)...)
 	var bombs []ocispec.Descriptor
 	for i := range 8 {
 		head := append(bpf.Pass(), byte(i))
@@ -304,6 +311,11 @@ func TestLimits(t *testing.T) {
 		{"LayersTogether", manifest(r.PutEmpty(t), claim("a/a", 12<<20), claim("a/b", 12<<20), claim("a/c", 12<<20))},
 		{"ManyBombs", manifest(r.PutEmpty(t), bombs...)},
 		{"SparseBombs", manifest(r.PutEmpty(t), r.PutBlob(t, ocispec.MediaTypeImageLayer, sparse(t, 64), nil))},
+		{"ZstdBomb", manifest(r.PutEmpty(t), r.PutBlob(t, ocispec.MediaTypeImageLayerZstd, imagetest.Zstd(t, slices.Concat(object, files, files)), nil))},
+		{"ZstdBombObject", manifest(r.PutEmpty(t), r.PutBlob(t, "x/y", imagetest.Zstd(t, append(bpf.Pass(), make([]byte, 40<<20)...)), nil))},
+		{"ZstdManyFrames", manifest(r.PutEmpty(t), r.PutBlob(t, "x/y", frames, nil))},
+		{"ZstdWindow", manifest(r.PutEmpty(t), r.PutBlob(t, "x/y", []byte("\x28\xb5\x2f\xfd\x00\xa8....."), nil))},
+		{"ZstdContentSize", manifest(r.PutEmpty(t), r.PutBlob(t, "x/y", []byte("\x28\xb5\x2f\xfd\xe0\xff\xff\xff\xff\xff\xff\xff\x0f....."), nil))},
 		{"BombObject", manifest(r.PutEmpty(t), bomb(bpf.Pass()))},
 		{"BombFile", manifest(r.PutEmpty(t), bomb(files))},
 		{"BombBesideObject", manifest(r.PutEmpty(t), bomb(slices.Concat(object, files)))},
