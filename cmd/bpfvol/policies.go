@@ -49,15 +49,20 @@ func readPolicies(path string) (*policyFiles, error) {
 	return p, nil
 }
 
-// parts takes apart what errors.Join made.
+// parts takes apart what errors.Join made, also of what it made before.
 func parts(err error) []error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		return joined.Unwrap()
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok || !strings.Contains(err.Error(), "\n") {
+		if err == nil {
+			return nil
+		}
+		return []error{err}
 	}
-	if err == nil {
-		return nil
+	var all []error
+	for _, part := range joined.Unwrap() {
+		all = append(all, parts(part)...)
 	}
-	return []error{err}
+	return all
 }
 
 // compile is cosign.Compile that remembers in words who is meant.
