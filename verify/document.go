@@ -50,8 +50,8 @@ func ParsePolicies(data []byte, file string, compile Compiler) ([]*Policy, error
 		}
 		if err != nil {
 			what := "document"
-			if doc != nil && policyName.MatchString(doc.Metadata.Name) {
-				what = fmt.Sprintf("policy %q", doc.Metadata.Name)
+			if doc != nil && isPolicyName(doc.Name) {
+				what = fmt.Sprintf("policy %q", doc.Name)
 			}
 			return nil, fmt.Errorf("policy file %s: %s at line %d: %w", file, what, lineOf(&node, err), err)
 		}
@@ -148,17 +148,19 @@ func yamlType(t reflect.Type) string {
 	return t.Kind().String()
 }
 
-// policyName is what the API server accepts as a name.
-var policyName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`)
+// isPolicyName says whether the API server accepts it as a name: a DNS name.
+func isPolicyName(s string) bool { return len(s) <= 253 && policyName.MatchString(s) }
+
+var policyName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
 
 func compilePolicy(d *v1alpha1.BytecodePolicy, dir string, compile Compiler) (*Policy, error) {
 	if d.APIVersion != v1alpha1.APIVersion || d.Kind != v1alpha1.Kind {
 		return nil, fmt.Errorf("is %q of %q; want kind %s of apiVersion %s", d.Kind, d.APIVersion, v1alpha1.Kind, v1alpha1.APIVersion)
 	}
-	if !policyName.MatchString(d.Metadata.Name) {
+	if !isPolicyName(d.Name) {
 		return nil, errors.New("metadata.name must be lower-case letters, digits, '-' and '.'")
 	}
-	p := &Policy{Name: d.Metadata.Name, Unsigned: d.Spec.Unsigned, Subjects: d.Spec.Subjects}
+	p := &Policy{Name: d.Name, Unsigned: d.Spec.Unsigned, Subjects: d.Spec.Subjects}
 	if len(d.Spec.Images) == 0 {
 		return nil, errors.New(`spec.images is empty; list repositories such as "ghcr.io/acme/**"`)
 	}
@@ -198,8 +200,32 @@ func compileAuthority(s v1alpha1.Authority, dir string, compile Compiler) (Autho
 	case s.Key != nil && s.TrustedRoot != nil:
 		return nil, errors.New("trustedRoot: a key needs none")
 	}
+	for i, a := range s.Attestations {
+		if err := checkAttestation(a); err != nil {
+			return nil, fmt.Errorf("attestations[%d].%w", i, err)
+		}
+	}
 	return compile(s, dir)
 }
+
+// slsaProvenance is the predicate type whose builder is known how to find. (slsa.dev/spec/v1.0/provenance)
+const slsaProvenance = "https://slsa.dev/provenance/v1"
+
+func checkAttestation(a v1alpha1.Attestation) error {
+	switch {
+	case a.PredicateType == "":
+		return fmt.Errorf("predicateType: is missing; write %s", slsaProvenance)
+	case len(a.PredicateType) > maxAttestationText:
+		return fmt.Errorf("predicateType: has %d bytes; the limit is %d", len(a.PredicateType), maxAttestationText)
+	case len(a.BuilderID) > maxAttestationText:
+		return fmt.Errorf("builderID: has %d bytes; the limit is %d", len(a.BuilderID), maxAttestationText)
+	case a.BuilderID != "" && a.PredicateType != slsaProvenance:
+		return fmt.Errorf("builderID: only a predicateType of %s names a builder", slsaProvenance)
+	}
+	return nil
+}
+
+const maxAttestationText = 512
 
 // compileAllow puts the fields that are given over the defaults, each alone.
 func compileAllow(s *v1alpha1.Allow) (Allow, error) {

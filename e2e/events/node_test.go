@@ -96,7 +96,7 @@ func newNode(t *testing.T) *node {
 	}
 	n := &node{registry: &gate{}, log: &lockedBuffer{}, digests: map[string]digest.Digest{}}
 	var err error
-	n.Stack, err = stack.New(stack.Options{Bin: os.Getenv(binVariable), Registry: n.registry.before, Log: n.log, Verbosity: 2})
+	n.Stack, err = stack.New(stack.Options{Bin: os.Getenv(binVariable), Registry: n.registry.before, Log: n.log, Verbosity: 4})
 	if err != nil {
 		t.Fatal(err)
 	}
