@@ -54,7 +54,7 @@ func TestCookbookIsValid(t *testing.T) {
 			kinds[object.Kind]++
 			switch object.Kind {
 			case v1alpha1.Kind:
-				policies, err := verify.ParsePolicies(block[1], "policy.md", compile)
+				policies, err := verify.ParsePolicies(block[1], "policy.md", cosign.Compile)
 				if err != nil {
 					t.Errorf("%v in\n%s", err, block[1])
 				}
@@ -64,7 +64,8 @@ func TestCookbookIsValid(t *testing.T) {
 					}
 					names[p.Name] = true
 					for _, s := range verify.Describe(p, func(verify.Authority) string { return "" }) {
-						if !s.OK && s.Stage != "subject" { // objects of a cluster have none
+						// Objects of a cluster have no subjects, and the trusted root is on the reader's nodes.
+						if !s.OK && s.Stage != "subject" && !strings.HasSuffix(s.Text, "trusted_root.json: no such file or directory") {
 							t.Errorf("policy %s: %s", p.Name, s.Text)
 						}
 					}
@@ -83,26 +84,6 @@ func TestCookbookIsValid(t *testing.T) {
 		t.Errorf("found %v", kinds)
 	}
 }
-
-// compile takes a trusted root without reading it: the file is the reader's.
-func compile(spec v1alpha1.Authority, dir string) (verify.Authority, error) {
-	if k := spec.Keyless; k != nil {
-		if k.Issuer == "" && k.IssuerRegexp == "" || k.Subject == "" && k.SubjectRegexp == "" || spec.TrustedRoot == nil {
-			return nil, errors.New("keyless needs issuer, subject and trustedRoot")
-		}
-		if _, err := regexp.Compile(k.SubjectRegexp); err != nil {
-			return nil, err
-		}
-		spec = v1alpha1.Authority{Key: &v1alpha1.Key{Data: anyKey}}
-	}
-	return cosign.Compile(spec, dir)
-}
-
-const anyKey = `-----BEGIN PUBLIC KEY-----
-MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEc1Kn8tJlUlSKor5R79UZUj6QNqbX
-Bnabu5wsl1XR74EuD/mXq8x/jAZQBB1p8bDfk+HAMYrHYtLjoE/uAEo4gg==
------END PUBLIC KEY-----
-`
 
 // The table of fields is that of the schema, in its order.
 func TestCookbookHasEveryField(t *testing.T) {
