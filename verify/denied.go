@@ -20,6 +20,11 @@ type DeniedError struct {
 	Fix    string
 }
 
+// Denied is the refusal of an image by its reference, where its digest is not known yet.
+func Denied(ref image.Reference, policy, cause, fix string) *DeniedError {
+	return &DeniedError{Image: display(ref, ""), Policy: policy, Cause: cause, Fix: fix}
+}
+
 func (e *DeniedError) Error() string {
 	s := "image " + e.Image + ": " + e.Cause
 	if e.Fix != "" {
