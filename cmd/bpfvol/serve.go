@@ -101,10 +101,17 @@ func (o *serveOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	engine, err := node.Open(node.Options{
+	options := node.Options{
 		StateDir: o.stateDir, BPFFSDir: o.bpffsDir, TargetRoot: pods,
 		Images: images, Policies: policies, MemberStats: o.memberStats, LibXDP: o.libxdp,
-	})
+	}
+	watch := []func(context.Context) error{policies.Run}
+	if o.client != nil {
+		events := o.client.Events(o.nodeID)
+		options.Decided = onPods(events)
+		watch = append(watch, events.Run)
+	}
+	engine, err := node.Open(options)
 	if err != nil {
 		return err
 	}
@@ -118,7 +125,9 @@ func (o *serveOptions) run(ctx context.Context) error {
 		return err
 	}
 	var watching errgroup.Group
-	watching.Go(func() error { return policies.Run(background) })
+	for _, run := range watch {
+		watching.Go(func() error { return run(background) })
+	}
 
 	serving, ctx := errgroup.WithContext(ctx)
 	serving.Go(func() error { return server.Serve(ctx, o.endpoint) })

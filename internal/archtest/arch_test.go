@@ -34,6 +34,7 @@ var floors = map[string]int{
 	"verify/cosign":          3,
 	"internal/cluster":       3,
 	"internal/podfs/mapjson": 3,
+	"internal/admission":     3,
 	"internal/hook":          3,
 	"dispatcher/fuse":        3,
 	"internal/libxdp":        3,
