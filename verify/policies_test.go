@@ -5,11 +5,13 @@ package verify
 import (
 	"context"
 	"errors"
+	"math"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/bpfvol/bpfvol/internal/image"
+	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
 // only is a policy for one glob and some subjects.
@@ -174,6 +176,16 @@ func TestKeyPolicyIsForWhoIsRootAnyway(t *testing.T) {
 	}
 	if p.Unsigned || len(p.Authorities) != 1 {
 		t.Errorf("got %+v, want one authority and nothing unsigned", p)
+	}
+	everything := Facts{
+		Attach:   attach(&volume.Kprobe{Function: "f"}, &volume.XDP{Interfaces: []string{"lo"}, Priority: 1000}),
+		Programs: []ProgramFacts{{Instructions: 1 << 20, Helpers: []string{"bpf_probe_write_user", "helper#4711"}}},
+		Maps:     []MapFacts{{Name: "m", Bytes: math.MaxUint64, Access: volume.ReadWrite}},
+	}
+	for _, p := range []*Policy{p, UnsignedPolicy()} {
+		if objections := p.Allow.objections(everything); len(objections) > 0 {
+			t.Errorf("%s holds back: %q", p.Name, objections)
+		}
 	}
 	if _, err := KeyPolicy("--key", []byte("bad"), fakeCompile); err == nil {
 		t.Error("took a bad key")
