@@ -43,7 +43,8 @@ func newServe() *cobra.Command {
 Serve answers kubelet's CSI calls on a unix socket. Each volume is decided by the policies of --policy-dir:
 without one that allows image, signer, service account and hooks, nothing runs.
 
-SIGTERM lets calls in flight finish and detaches nothing; a restart drops no packet.
+SIGTERM lets calls in flight finish and detaches nothing; a restart drops no packet. Only one serve works on a
+--state-dir; the other commands work beside it.
 
 With --member-stats, bpfvol status shows what each program returned that shares XDP or TC on an interface with others,
 which the kernel runs as one. Counting costs each of them some nanoseconds a packet: make bench BENCH=dispatcher prints
@@ -98,6 +99,11 @@ func (o *serveOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	release, err := node.Claim(o.stateDir)
+	if err != nil {
+		return err
+	}
+	defer release()
 	engine, err := node.Open(node.Options{
 		StateDir: o.stateDir, BPFFSDir: o.bpffsDir, TargetRoot: pods,
 		Images: images, Policies: policies, MemberStats: o.memberStats, LibXDP: o.libxdp,
