@@ -31,6 +31,7 @@ type serveOptions struct {
 	kubeletDir string
 	policyDir  string
 	httpAddr   string
+	register   bool
 }
 
 func newServe() *cobra.Command {
@@ -43,8 +44,14 @@ func newServe() *cobra.Command {
 Serve answers kubelet's CSI calls on a unix socket. Each volume is decided by the policies of --policy-dir:
 without one that allows image, signer, service account and hooks, nothing runs.
 
+With --register it registers itself with kubelet, through a socket in plugins_registry of --kubelet-dir, and needs no
+sidecar. In a container, that directory and the one of --endpoint must be mounted at the node's own paths.
+
 SIGTERM lets calls in flight finish and detaches nothing; a restart drops no packet. Only one serve works on a
 --state-dir; the other commands work beside it.
+
+/healthz calls the CSI socket as kubelet does. /readyz says what an admin has to look at: a policy that is no good, or
+what kubelet says against the driver.
 
 With --member-stats, bpfvol status shows what each program returned that shares XDP or TC on an interface with others,
 which the kernel runs as one. Counting costs each of them some nanoseconds a packet: make bench BENCH=dispatcher prints
@@ -73,6 +80,7 @@ how many.`),
 	f.StringVar(&o.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "kubelet's root `DIR`; targets must lie below its pods directory")
 	f.StringVar(&o.policyDir, "policy-dir", "", "`DIR` of BytecodePolicy files, reloaded when they change; required")
 	f.StringVar(&o.httpAddr, "http", ":9808", "`ADDRESS` of /metrics, /healthz and /readyz; empty: off")
+	f.BoolVar(&o.register, "register", false, "register the driver with kubelet; without it, a node-driver-registrar beside this one has to")
 	klogFlags := flag.NewFlagSet("", flag.ContinueOnError)
 	klog.InitFlags(klogFlags)
 	f.AddGoFlag(klogFlags.Lookup("v"))
@@ -95,9 +103,13 @@ func (o *serveOptions) run(ctx context.Context) error {
 		return err
 	}
 	defer images.Close()
-	pods, err := filepath.Abs(filepath.Join(o.kubeletDir, "pods"))
+	kubeletDir, err := filepath.Abs(o.kubeletDir)
 	if err != nil {
 		return err
+	}
+	pods, registry := filepath.Join(kubeletDir, "pods"), ""
+	if o.register {
+		registry = filepath.Join(kubeletDir, "plugins_registry")
 	}
 	release, err := node.Claim(o.stateDir)
 	if err != nil {
@@ -115,7 +127,7 @@ func (o *serveOptions) run(ctx context.Context) error {
 		return err
 	}
 	server, err := csi.New(csi.Options{
-		Driver: o.driverName, NodeID: o.nodeID, Version: version, Engine: engine, PodsDir: pods,
+		Driver: o.driverName, NodeID: o.nodeID, Version: version, Engine: engine, PodsDir: pods, RegistryDir: registry,
 	})
 	if err != nil {
 		return err
@@ -126,7 +138,12 @@ func (o *serveOptions) run(ctx context.Context) error {
 	serving, ctx := errgroup.WithContext(ctx)
 	serving.Go(func() error { return server.Serve(ctx, o.endpoint) })
 	if o.httpAddr != "" {
-		serving.Go(func() error { return serveHTTP(ctx, o.httpAddr, engine, policies) })
+		serving.Go(func() error {
+			return serveHTTP(ctx, o.httpAddr, engine, checks{
+				healthy: func(ctx context.Context) error { return csi.Probe(ctx, o.endpoint) },
+				ready:   func() error { return errors.Join(policies.Err(), server.Registered()) },
+			})
+		})
 	}
 	// Starting up and recovering makes garbage that an idle daemon would carry for minutes.
 	debug.FreeOSMemory()
