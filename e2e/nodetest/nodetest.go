@@ -37,6 +37,8 @@ type Options struct {
 	NetNS *bpftest.NetNS
 	// Registry comes before the node's registry and may answer in its place; nil: nothing does.
 	Registry func(http.Handler) http.Handler
+	// Serve are further flags of the daemon.
+	Serve []string
 }
 
 // Node is a node in a directory, with its daemon running.
@@ -91,7 +93,7 @@ func Start(t testing.TB, opts Options) *Node {
 	if opts.NetNS != nil {
 		ns = opts.NetNS.Path()
 	}
-	s, err := stack.New(stack.Options{Bin: bin, NetNS: ns, Registry: opts.Registry})
+	s, err := stack.New(stack.Options{Bin: bin, NetNS: ns, Registry: opts.Registry, Serve: opts.Serve})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,6 +38,8 @@ type Options struct {
 	NetNS string
 	// Registry comes before the registry and may answer in its place; nil: nothing does.
 	Registry func(http.Handler) http.Handler
+	// Serve are further flags of the daemon; they come last, so they win.
+	Serve []string
 	// Log receives what the daemon writes; nil: kept, see DaemonLog.
 	Log io.Writer
 	// Verbosity of the daemon's log.
@@ -183,9 +185,9 @@ func (s *Stack) Command(ctx context.Context, name string, args ...string) *exec.
 
 // StartDaemon starts `bpfvol serve` and returns when its socket answers.
 func (s *Stack) StartDaemon(ctx context.Context) (ready time.Duration, err error) {
-	s.daemon = s.Command(context.WithoutCancel(ctx), s.opts.Bin, "serve",
+	s.daemon = s.Command(context.WithoutCancel(ctx), s.opts.Bin, append([]string{"serve",
 		"--endpoint", s.Endpoint(), "--node-id", "node", "--kubelet-dir", s.KubeletDir(),
-		"--policy-dir", s.PolicyDir(), "--http", "", "--v", fmt.Sprint(s.opts.Verbosity))
+		"--policy-dir", s.PolicyDir(), "--http", "", "--v", fmt.Sprint(s.opts.Verbosity)}, s.opts.Serve...)...)
 	s.daemon.Stderr = &s.log
 	if s.opts.Log != nil {
 		s.daemon.Stderr = s.opts.Log
