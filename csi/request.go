@@ -54,6 +54,10 @@ func publishRequest(req *csi.NodePublishVolumeRequest, podsDir string) (node.Req
 	if err := checkPod(pod, req.GetTargetPath(), podsDir); err != nil {
 		return node.Request{}, err
 	}
+	logins, err := keyring(req.GetSecrets())
+	if err != nil {
+		return node.Request{}, err
+	}
 	return node.Request{
 		VolumeID:   req.GetVolumeId(),
 		Target:     req.GetTargetPath(),
@@ -62,6 +66,7 @@ func publishRequest(req *csi.NodePublishVolumeRequest, podsDir string) (node.Req
 		Pod:        pod,
 		Group:      group,
 		ReadOnly:   req.GetReadonly(),
+		Keyring:    logins,
 	}, nil
 }
 

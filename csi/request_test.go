@@ -11,6 +11,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/node"
 	"github.com/bpfvol/bpfvol/verify"
 )
@@ -73,9 +74,34 @@ func TestPublishRequestWithoutGroupHasNone(t *testing.T) {
 	}
 }
 
+// The Secret of a volume is its keyring; both types of it count.
+func TestPublishRequestReadsTheSecret(t *testing.T) {
+	req := validRequest()
+	req.Secrets = map[string]string{
+		".dockerconfigjson": `{"auths":{"https://ghcr.io":{"auth":"YWxpY2U6aHVudGVyMg=="}}}`,
+		".dockercfg":        `{"*.io":{"username":"bob","password":"hunter2"}}`,
+		"note":              "made by hand",
+	}
+	got, err := publishRequest(req, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref, err := image.ParseReference("ghcr.io/acme/count:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []image.Credential{{Username: "alice", Password: "hunter2"}, {Username: "bob", Password: "hunter2"}}
+	if diff := cmp.Diff(want, got.Keyring.Credentials(ref)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestPublishRequestRefuses(t *testing.T) {
 	group := func(s string) func(*csi.NodePublishVolumeRequest) {
 		return func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability.GetMount().VolumeMountGroup = s }
+	}
+	secret := func(key, value string) func(*csi.NodePublishVolumeRequest) {
+		return func(r *csi.NodePublishVolumeRequest) { r.Secrets = map[string]string{key: value} }
 	}
 	for _, c := range []struct {
 		name string
@@ -102,6 +128,11 @@ func TestPublishRequestRefuses(t *testing.T) {
 		{"negative group", group("-1"), `volume mount group: "-1"`},
 		{"group over 32 bits", group("4294967296"), `volume mount group: "4294967296"`},
 		{"the group that means no change", group("4294967295"), `volume mount group: "4294967295"`},
+		{"secret of another type", secret("password", "hunter2"), "nodePublishSecretRef: the Secret is not of type kubernetes.io/dockerconfigjson; make it with"},
+		{"secret that is no JSON", secret(".dockerconfigjson", "hunter2"), "nodePublishSecretRef: .dockerconfigjson: is not the JSON of a docker config"},
+		{"secret with a broken login", secret(".dockercfg", `{"ghcr.io":{"auth":"hunter2!"}}`), `nodePublishSecretRef: .dockercfg: "ghcr.io": auth is not base64 of user:password`},
+		{"secret without a login", secret(".dockerconfigjson", `{"auths":{"hunter2":{}}}`), "nodePublishSecretRef: no user with a password in the Secret; make it with"},
+		{"secret that leaves it to a program", secret(".dockerconfigjson", `{"credsStore":"hunter2"}`), "in the Secret (credsStore names a program, and none is run); make it with"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			req := validRequest()
@@ -111,7 +142,7 @@ func TestPublishRequestRefuses(t *testing.T) {
 				t.Fatalf("got %v, want %q in it", err, c.want)
 			}
 			if strings.Contains(err.Error(), "hunter2") {
-				t.Errorf("%v: tells a mount flag", err)
+				t.Errorf("%v: tells a mount flag or a secret", err)
 			}
 			if !errors.As(err, new(*requestError)) {
 				t.Errorf("%T, want a *requestError", err)

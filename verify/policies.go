@@ -20,16 +20,28 @@ type Policies interface {
 // Static is a fixed set of policies.
 type Static []*Policy
 
-// For implements Policies.
-func (ps Static) For(_ context.Context, s Subject, ref image.Reference) ([]*Policy, error) {
+// For implements Policies. Who mounts a PersistentVolume need not be named: an admin made it, or a class that an admin
+// made, and so said who may.
+func (ps Static) For(ctx context.Context, s Subject, ref image.Reference) ([]*Policy, error) {
 	var usable []*Policy
 	var closest *Policy // covers the image, but not for this subject
 	for _, p := range ps {
+		if !p.traceCovers(ctx, ref) {
+			continue
+		}
+		tell := Step{Stage: "subject", Policy: p.Name, OK: true}
 		switch {
-		case !p.covers(ref):
+		case s.Persistent:
+			tell.Text = "a PersistentVolume is for whoever may claim it; subjects are not asked"
 		case matchSubject(p.Subjects, s):
+			tell.Text = fmt.Sprintf("names %q (subjects: %s)", s, some(p.Subjects))
+		default:
+			tell.OK, tell.Text = false, fmt.Sprintf("does not name %q (subjects: %s)", s, some(p.Subjects))
+		}
+		Trace(ctx, tell)
+		if tell.OK {
 			usable = append(usable, p)
-		case closest == nil:
+		} else if closest == nil {
 			closest = p
 		}
 	}
@@ -37,12 +49,47 @@ func (ps Static) For(_ context.Context, s Subject, ref image.Reference) ([]*Poli
 	case len(usable) > 0:
 		return usable, nil
 	case closest != nil:
-		return nil, &DeniedError{
-			Image: display(ref, ""), Policy: closest.Name,
-			Cause: fmt.Sprintf("policy %q does not name subject %q", closest.Name, s),
-			Fix:   "ask an admin to add it to the policy's subjects",
+		return nil, &DeniedError{Image: display(ref, ""), Policy: closest.Name, Cause: notNamed(closest, s), Fix: fixSubject(s)}
+	}
+	e := noneCovers(ps, ref)
+	Trace(ctx, Step{Stage: "policy", Text: e.Cause})
+	return nil, e
+}
+
+// traceCovers is covers, told.
+func (p *Policy) traceCovers(ctx context.Context, ref image.Reference) bool {
+	for _, g := range p.Images {
+		if g.Match(ref) {
+			Trace(ctx, Step{Stage: "policy", Policy: p.Name, OK: true, Text: fmt.Sprintf("covers %s by %q", repository(ref), g)})
+			return true
 		}
 	}
+	if tracing(ctx) {
+		globs := make([]string, len(p.Images))
+		for i, g := range p.Images {
+			globs[i] = g.String()
+		}
+		Trace(ctx, Step{Stage: "policy", Policy: p.Name, Text: fmt.Sprintf("does not cover %s (images: %s)", repository(ref), some(globs))})
+	}
+	return false
+}
+
+func notNamed(p *Policy, s Subject) string {
+	if !s.namable() {
+		return fmt.Sprintf("policy %q does not name subject %q, as namespace %q means users of the command line", p.Name, s, localNamespace)
+	}
+	return fmt.Sprintf("policy %q does not name subject %q", p.Name, s)
+}
+
+func fixSubject(s Subject) string {
+	if !s.namable() {
+		return "use another namespace"
+	}
+	return "ask an admin to add it to the policy's subjects"
+}
+
+// noneCovers is the denial where no policy is about the image.
+func noneCovers(ps Static, ref image.Reference) *DeniedError {
 	e := &DeniedError{
 		Image: display(ref, ""),
 		Cause: "no policy is in force",
@@ -55,7 +102,7 @@ func (ps Static) For(_ context.Context, s Subject, ref image.Reference) ([]*Poli
 			e.Cause = fmt.Sprintf("no policy covers it (the nearest, %q, is for %q)", p.Name, g)
 		}
 	}
-	return nil, e
+	return e
 }
 
 // nearest finds the policy whose glob shares the most leading elements with ref, nil if none shares the host.

@@ -70,7 +70,7 @@ how many.`),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o.stateOptions.flags(cmd)
-	o.imageOptions.flags(cmd)
+	o.imageOptions.nodeFlags(cmd)
 	o.pointOptions.flags(cmd)
 	hostname, _ := os.Hostname()
 	f := cmd.Flags()

@@ -51,6 +51,7 @@ spec:
   allow:
     hooks: [xdp, tc, tracepoint, rawTracepoint, kprobe, kretprobe, fentry, fexit, uprobe, uretprobe, lsm, cgroup, perfEvent, iter, netfilter, skLookup, netkit]
     writableMaps: ["*"]
+    maxMapBytes: 1Pi
   subjects: [team/app]
 ---
 apiVersion: bpfvol.io/v1alpha1
@@ -93,7 +94,7 @@ func newNode(t *testing.T) *node {
 	}
 	n := &node{registry: &gate{}, log: &lockedBuffer{}, digests: map[string]digest.Digest{}}
 	var err error
-	n.Stack, err = stack.New(stack.Options{Bin: os.Getenv(binVariable), Registry: n.registry.before, Log: n.log, Verbosity: 2})
+	n.Stack, err = stack.New(stack.Options{Bin: os.Getenv(binVariable), Registry: n.registry.before, Log: n.log, Verbosity: 4})
 	if err != nil {
 		t.Fatal(err)
 	}

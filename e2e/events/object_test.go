@@ -145,7 +145,7 @@ var nodeRefusals = []refusal{
 	{name: "Verifier", push: object(bpf.Rejected), attributes: attach("{program: rejected, xdp: eth0}"), code: codes.InvalidArgument,
 		says: `program "rejected": rejected by the kernel's verifier: "$WORDS" at "return sum + *(__u8 *)(long)ctx->data;$WORDS"; the verifier's own log is in bpfvol's`,
 	},
-	{name: "MapTooLarge", attributes: with(attach(onEth0), "mapEntries", "flows: 4294967295"), code: codes.ResourceExhausted,
+	{name: "MapTooLarge", push: object(bpf.Count), attributes: with(attach(onEth0), "mapEntries", "flows: 4294967295"), code: codes.ResourceExhausted,
 		says: `load: map flows: over the kernel's limit; ask for less, for example by mapEntries`,
 	},
 	{name: "NoMemory", push: object(bpf.Hooks), attributes: with(attach(onTrace), "mapEntries", "hits: 4294967295"), code: codes.ResourceExhausted,

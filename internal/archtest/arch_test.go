@@ -53,6 +53,7 @@ var benches = []string{
 	"internal/archtest",
 	"internal/bpftest",
 	"internal/image/imagetest",
+	"verify/cosign/cosigntest",
 }
 
 // homes says which packages alone may import a module, or a package of one. Tests and benches may import anything.

@@ -6,13 +6,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/sigstore/sigstore-go/pkg/bundle"
-	"github.com/sigstore/sigstore-go/pkg/root"
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
+	kjson "sigs.k8s.io/json"
 
+	"github.com/bpfvol/bpfvol/api/v1alpha1"
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/verify"
 )
@@ -21,46 +21,69 @@ import (
 // another one. (cosign/v2 pkg/types.CosignSignPredicateType)
 const signPredicate = "https://sigstore.dev/cosign/sign/v1"
 
-func newKeyAuthority(k *publicKey) (*keyAuthority, error) {
-	key := root.NewExpiringKey(k.verifier, time.Time{}, time.Time{})
-	v, err := sgverify.NewVerifier(
-		root.NewTrustedPublicKeyMaterial(func(string) (root.TimeConstrainedVerifier, error) { return key, nil }),
-		sgverify.WithNoObserverTimestamps(), // a key has no validity that a time would be compared with
-		sgverify.WithoutStatementPredicate(),
-	)
-	if err != nil {
-		return nil, err
-	}
-	return &keyAuthority{key: k, bundles: v}, nil
-}
-
-// verifyBundle checks a sigstore bundle: an in-toto statement about the digest in a DSSE envelope.
-func (a *keyAuthority) verifyBundle(d digest.Digest, sig image.Signature) error {
+// readBundle parses a bundle that carries a statement.
+func readBundle(sig image.Signature) (*bundle.Bundle, error) {
 	var b bundle.Bundle
 	if err := b.UnmarshalJSON(sig.Payload); err != nil {
-		return fmt.Errorf("bundle: %.200q", err.Error())
+		return nil, fmt.Errorf("bundle: %.200q", err.Error())
 	}
 	if b.GetDsseEnvelope() == nil {
-		return fmt.Errorf("%w: bundle without a DSSE envelope", verify.ErrNotImageSignature)
+		return nil, fmt.Errorf("%w: bundle without a DSSE envelope", verify.ErrNotImageSignature)
 	}
+	return &b, nil
+}
+
+// about makes the library compare the statement's subjects with the image.
+func about(d digest.Digest) (sgverify.ArtifactPolicyOption, error) {
 	sum, err := hex.DecodeString(d.Encoded())
-	if err != nil {
-		return err
-	}
-	artifact := sgverify.WithArtifactDigest(d.Algorithm().String(), sum)
-	res, err := a.bundles.Verify(&b, sgverify.NewPolicy(artifact, sgverify.WithKey()))
-	if err != nil {
-		// Was it the signature or what it is about? The second attempt only words the refusal.
-		if _, err := a.bundles.Verify(&b, sgverify.NewPolicy(sgverify.WithoutArtifactUnsafe(), sgverify.WithKey())); err == nil {
-			return verify.ErrOtherImage
-		}
-		return fmt.Errorf("%w: %.200q", verify.ErrOtherKey, err.Error())
-	}
+	return sgverify.WithArtifactDigest(d.Algorithm().String(), sum), err
+}
+
+// statement is what a verified bundle says. Predicates are large and mostly not asked for, so the library leaves them out
+// and raw has them.
+type statement struct {
+	predicateType string
+	raw           []byte
+}
+
+func newStatement(b *bundle.Bundle, res *sgverify.VerificationResult) (statement, error) {
 	if res.Statement == nil {
-		return errors.New("bundle without a statement")
+		return statement{}, errors.New("bundle without a statement")
 	}
-	if t := res.Statement.GetPredicateType(); t != signPredicate {
-		return fmt.Errorf("%w: predicate %.100q", verify.ErrNotImageSignature, t)
+	return statement{res.Statement.GetPredicateType(), b.GetDsseEnvelope().GetPayload()}, nil
+}
+
+// approves returns nil if the statement is an image signature.
+func (s statement) approves() error {
+	if s.predicateType != signPredicate {
+		return fmt.Errorf("%w: predicate %.100q", verify.ErrNotImageSignature, s.predicateType)
+	}
+	return nil
+}
+
+// is returns nil if the statement is the attestation that is wanted.
+func (s statement) is(want v1alpha1.Attestation) error {
+	if s.predicateType != want.PredicateType {
+		return fmt.Errorf("%w: predicate %.100q", verify.ErrOtherStatement, s.predicateType)
+	}
+	if want.BuilderID == "" {
+		return nil
+	}
+	var provenance struct {
+		Predicate struct {
+			RunDetails struct {
+				Builder struct {
+					ID string `json:"id"`
+				} `json:"builder"`
+			} `json:"runDetails"`
+		} `json:"predicate"`
+	}
+	twice, err := kjson.UnmarshalStrict(s.raw, &provenance, kjson.DisallowDuplicateFields)
+	if err != nil || len(twice) > 0 {
+		return fmt.Errorf("provenance: %.100q", errors.Join(append(twice, err)...).Error())
+	}
+	if id := provenance.Predicate.RunDetails.Builder.ID; id != want.BuilderID {
+		return fmt.Errorf("%w: %.100q", verify.ErrOtherBuilder, id)
 	}
 	return nil
 }
