@@ -16,6 +16,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/bpfvol/bpfvol/csi"
+	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/node"
 	"github.com/bpfvol/bpfvol/verify"
 	"github.com/bpfvol/bpfvol/verify/cosign"
@@ -31,6 +32,7 @@ type serveOptions struct {
 	kubeletDir string
 	policyDir  string
 	httpAddr   string
+	cacheSize  sizeFlag
 }
 
 func newServe() *cobra.Command {
@@ -72,6 +74,8 @@ how many.`),
 	f.StringVar(&o.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "kubelet's root `DIR`; targets must lie below its pods directory")
 	f.StringVar(&o.policyDir, "policy-dir", "", "`DIR` of BytecodePolicy files, reloaded when they change; required")
 	f.StringVar(&o.httpAddr, "http", ":9808", "`ADDRESS` of /metrics, /healthz and /readyz; empty: off")
+	o.cacheSize = image.DefaultCacheSize
+	f.Var(&o.cacheSize, "cache-size", "`SIZE` of the image cache; images that no volume was made from are removed, the longest unused first")
 	klogFlags := flag.NewFlagSet("", flag.ContinueOnError)
 	klog.InitFlags(klogFlags)
 	f.AddGoFlag(klogFlags.Lookup("v"))
@@ -116,6 +120,8 @@ func (o *serveOptions) run(ctx context.Context) error {
 	}
 	watching := make(chan error, 1)
 	go func() { watching <- policies.Run(background) }()
+	tending := make(chan struct{})
+	go func() { defer close(tending); tend(background, images, o.cacheSize, engine) }()
 
 	serving, ctx := errgroup.WithContext(ctx)
 	serving.Go(func() error { return server.Serve(ctx, o.endpoint) })
@@ -127,6 +133,7 @@ func (o *serveOptions) run(ctx context.Context) error {
 	klog.FromContext(ctx).Info("starting", "endpoint", o.endpoint, "version", version)
 	err = serving.Wait() // calls in flight have ended, so their pulls may
 	stop()
+	<-tending
 	if werr := <-watching; !errors.Is(werr, context.Canceled) {
 		err = errors.Join(err, werr)
 	}

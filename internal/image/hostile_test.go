@@ -237,14 +237,23 @@ func zeros(t testing.TB, head []byte, n int64) []byte {
 // format 1.0, which package tar reads and does not write.
 func sparse(t testing.TB, n int) []byte {
 	t.Helper()
+	var names []string
+	for i := range n {
+		names = append(names, fmt.Sprintf("%d.o", i))
+	}
+	return sparseNamed(t, names...)
+}
+
+func sparseNamed(t testing.TB, names ...string) []byte {
+	t.Helper()
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	data := make([]byte, 1024)
 	copy(data, "1\n0\n64\n")
 	copy(data[512:], bpf.Pass()[:64])
-	for i := range n {
+	for _, name := range names {
 		if err := w.WriteHeader(&tar.Header{
-			Name: fmt.Sprintf("%d.o", i), Mode: 0o644, Size: 512 + 64, Format: tar.FormatPAX,
+			Name: name, Mode: 0o644, Size: 512 + 64, Format: tar.FormatPAX,
 			PAXRecords: map[string]string{"XXX.sparse.major": "1", "XXX.sparse.minor": "0", "XXX.sparse.realsize": fmt.Sprint(30 << 20)},
 		}); err != nil {
 			t.Fatal(err)

@@ -37,6 +37,7 @@ type Store struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	mu     sync.Mutex
+	grown  chan struct{}    // the cache has: see Tend
 	calls  map[string]*call // in flight, by key
 	wg     sync.WaitGroup
 	closed bool
@@ -62,6 +63,7 @@ func Open(opts Options) (*Store, error) {
 		arch:      hostArch(opts.Arch),
 		limits:    opts.Limits.withDefaults(),
 		userAgent: opts.UserAgent,
+		grown:     make(chan struct{}, 1),
 		calls:     map[string]*call{},
 	}
 	orDefault(&s.userAgent, "bpfvol")
@@ -111,7 +113,7 @@ func once[T any](ctx context.Context, s *Store, fn func(context.Context) (T, err
 			defer s.wg.Done()
 			ctx, cancel := context.WithTimeout(s.ctx, s.limits.Timeout)
 			defer cancel()
-			c.value, c.err = fn(ctx)
+			c.value, c.err = held(s, func() (any, error) { return fn(ctx) })
 			s.mu.Lock()
 			delete(s.calls, name)
 			s.mu.Unlock()
@@ -128,6 +130,18 @@ func once[T any](ctx context.Context, s *Store, fn func(context.Context) (T, err
 	case <-ctx.Done():
 		return zero, waited(ctx.Err())
 	}
+}
+
+// held runs fn while nothing is collected as garbage.
+func held[T any](s *Store, fn func() (T, error)) (T, error) {
+	release, err := s.layout.hold()
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	defer release()
+	defer s.wake()
+	return fn()
 }
 
 // waited is the error of a caller who could not wait any longer. The work goes on without him.
