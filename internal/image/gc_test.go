@@ -251,7 +251,9 @@ func TestTendKeepsTheSize(t *testing.T) {
 	var wg sync.WaitGroup
 	ctx, stop := context.WithCancel(t.Context())
 	defer func() { stop(); wg.Wait() }()
-	wg.Go(func() { store.Tend(ctx, 3*agedSize, keep, func(p image.Pruned, err error) { results <- result{p, err} }) })
+	wg.Go(func() {
+		store.Tend(ctx, 3*agedSize, keep, func(p image.Pruned, err error) { results <- result{p, err} })
+	})
 	if r := <-results; r.err == nil || len(r.Images) > 0 || !strings.Contains(r.err.Error(), "records cannot be read") {
 		t.Errorf("without knowing what volumes need: %+v", r)
 	}
