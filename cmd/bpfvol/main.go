@@ -89,7 +89,7 @@ Every flag can be given as environment variable: --state-dir as BPFVOL_STATE_DIR
 	root.AddCommand(
 		newServe(), newAdmission(),
 		newRun(), newPublish(), newUnpublish(), newList(), newStatus(),
-		newInspect(), newBuild(), newPush(), newSign(), newVerify(), newKeygen(),
+		newInspect(), newBuild(), newPush(), newSign(), newVerify(), newKeygen(), newCache(),
 		newDump(), newDoctor(),
 	)
 	return root

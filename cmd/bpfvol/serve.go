@@ -16,6 +16,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/bpfvol/bpfvol/csi"
+	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/node"
 )
 
@@ -30,6 +31,7 @@ type serveOptions struct {
 	kubeletDir string
 	httpAddr   string
 	register   bool
+	cacheSize  sizeFlag
 }
 
 func newServe() *cobra.Command {
@@ -85,6 +87,8 @@ how many.`),
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "`FILE` that leads to the cluster of the policies; default the cluster that this pod runs in")
 	f.StringVar(&o.httpAddr, "http", ":9808", "`ADDRESS` of /metrics, /healthz and /readyz; empty: off")
 	f.BoolVar(&o.register, "register", false, "register the driver with kubelet; without it, a node-driver-registrar beside this one has to")
+	o.cacheSize = image.DefaultCacheSize
+	f.Var(&o.cacheSize, "cache-size", "`SIZE` of the image cache; images that no volume was made from are removed, the longest unused first")
 	klogFlags := flag.NewFlagSet("", flag.ContinueOnError)
 	klog.InitFlags(klogFlags)
 	f.AddGoFlag(klogFlags.Lookup("v"))
@@ -133,6 +137,7 @@ func (o *serveOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	watch = append(watch, func(ctx context.Context) error { return tend(ctx, images, o.cacheSize, engine) })
 	if err := engine.Recover(ctx); err != nil {
 		return err
 	}
