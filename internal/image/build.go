@@ -36,7 +36,7 @@ type BuildOptions struct {
 // Build writes an image into the layout, tagged by ref, as an index with a manifest for each object. The result
 // depends on its arguments alone.
 func (s *Store) Build(_ context.Context, ref Reference, objects []BuildInput, opts BuildOptions) (ocispec.Descriptor, error) {
-	d, err := s.build(ref, objects, opts)
+	d, err := held(s, func() (ocispec.Descriptor, error) { return s.build(ref, objects, opts) })
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("build %s: %w", ref, err)
 	}

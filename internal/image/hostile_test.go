@@ -80,6 +80,8 @@ func TestLyingRegistry(t *testing.T) {
 			{"Truncated", imagetest.Truncate(part), image.ErrUnavailable, "cut off"},
 			{"Flipped", imagetest.Flip(part), image.ErrDigestMismatch, ""},
 			{"Empty", imagetest.Rewrite(part, func([]byte) []byte { return nil }), image.ErrDigestMismatch, ""},
+			{"Half", imagetest.Rewrite(part, func(b []byte) []byte { return b[:len(b)/2] }), image.ErrDigestMismatch, ""},
+			{"Longer", imagetest.Rewrite(part, func(b []byte) []byte { return append(b, 0) }), image.ErrDigestMismatch, ""},
 			{"Page", imagetest.Rewrite(part, func([]byte) []byte { return []byte("<html>log in") }), image.ErrDigestMismatch, ""},
 		} {
 			t.Run(strings.Trim(part, "/:")+"/"+tt.name, func(t *testing.T) {
@@ -143,6 +145,8 @@ func TestBadContent(t *testing.T) {
 	for i := range many {
 		many[i] = imagetest.File{Name: fmt.Sprint(i)}
 	}
+	thousand := imagetest.Tar(t, many[:1000]...)
+	million := bytes.Repeat(imagetest.Gzip(t, thousand[:len(thousand)-1024]), 1000) // without the end of the archive
 	object := imagetest.File{Name: "x.o", Data: bpf.Count()}
 	packed := imagetest.Zstd(t, imagetest.Tar(t, object))
 	for _, tt := range []struct {
@@ -174,6 +178,7 @@ func TestBadContent(t *testing.T) {
 		{"CutGzip", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerGzip, imagetest.Gzip(t, imagetest.Tar(t, object))[:1000])}, image.ErrUnsupported, "whole archive"},
 		{"NotGzip", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerGzip, []byte("\x1f\x8bnonsense"))}, image.ErrUnsupported, "gzip"},
 		{"NotTar", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayer, bytes.Repeat([]byte("x"), 2048))}, image.ErrNoObject, ""},
+		{"MillionEntries", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerGzip, million)}, image.ErrTooLarge, ""},
 		{"Entries", []ocispec.Descriptor{archive(many...)}, image.ErrTooLarge, "1024 entries"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -237,14 +242,23 @@ func zeros(t testing.TB, head []byte, n int64) []byte {
 // format 1.0, which package tar reads and does not write.
 func sparse(t testing.TB, n int) []byte {
 	t.Helper()
+	var names []string
+	for i := range n {
+		names = append(names, fmt.Sprintf("%d.o", i))
+	}
+	return sparseNamed(t, names...)
+}
+
+func sparseNamed(t testing.TB, names ...string) []byte {
+	t.Helper()
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	data := make([]byte, 1024)
 	copy(data, "1\n0\n64\n")
 	copy(data[512:], bpf.Pass()[:64])
-	for i := range n {
+	for _, name := range names {
 		if err := w.WriteHeader(&tar.Header{
-			Name: fmt.Sprintf("%d.o", i), Mode: 0o644, Size: 512 + 64, Format: tar.FormatPAX,
+			Name: name, Mode: 0o644, Size: 512 + 64, Format: tar.FormatPAX,
 			PAXRecords: map[string]string{"XXX.sparse.major": "1", "XXX.sparse.minor": "0", "XXX.sparse.realsize": fmt.Sprint(30 << 20)},
 		}); err != nil {
 			t.Fatal(err)

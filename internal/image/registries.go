@@ -213,13 +213,26 @@ func (r Registries) allowName(host string) error {
 	if _, listed := r.hosts[host]; listed {
 		return nil
 	}
-	if _, err := netip.ParseAddr(name); err == nil {
+	if isAddress(name) {
 		return fmt.Errorf("%w: registry %s is an IP address; use a name, or ask an admin to list it in --registries", ErrHostNotAllowed, host)
 	}
 	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
 		return fmt.Errorf("%w: registry %s is this node itself; ask an admin to list it in --registries", ErrHostNotAllowed, host)
 	}
 	return nil
+}
+
+// isAddress reports whether a host name is an IP address in one of its many forms. What ends in a number is one, as
+// browsers and the C library see it: 127.1, 0x7f000001, 017700000001 (URL Standard, "ends in a number").
+func isAddress(name string) bool {
+	if _, err := netip.ParseAddr(name); err == nil {
+		return true
+	}
+	last := name[strings.LastIndexByte(name, '.')+1:]
+	if hex, found := strings.CutPrefix(last, "0x"); found {
+		return strings.Trim(hex, "0123456789abcdef") == ""
+	}
+	return strings.Trim(last, "0123456789") == ""
 }
 
 var (

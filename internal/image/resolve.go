@@ -61,6 +61,7 @@ func (s *Store) resolve(ctx context.Context, p *pull, ref Reference, policy volu
 	if policy == volume.PullNever || root.local {
 		root.pull = nil
 	}
+	s.layout.touch(root.Digest)
 	root.Raw, err = s.layout.read(root.Descriptor, s.limits.Manifest)
 	switch {
 	case err == nil:
