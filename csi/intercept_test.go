@@ -110,7 +110,7 @@ func TestLogHidesSecrets(t *testing.T) {
 	log := textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(&text), textlogger.Verbosity(10)))
 	r := serve(t, log, Options{Engine: &fakeEngine{}})
 	req := validRequest()
-	req.Secrets = map[string]string{"password": "hunter2"}
+	req.Secrets = map[string]string{".dockerconfigjson": `{"auths": {"ghcr.io": {"username": "hunter", "password": "hunter2"}}}`}
 	req.VolumeContext["csi.storage.k8s.io/serviceAccount.tokens"] = `{"": {"token": "hunter3"}}`
 	req.VolumeContext["csi.storage.k8s.io/of.a.later.version"] = "hunter4"
 	req.VolumeContext["variables"] = strings.Repeat("x", 100_000)

@@ -3,14 +3,11 @@
 package loader
 
 import (
-	"fmt"
 	"maps"
 	"math"
 	"math/bits"
 	"runtime"
 	"slices"
-	"strings"
-	"unicode"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -36,9 +33,10 @@ func (o *Object) Facts() verify.Facts {
 	for _, name := range slices.Sorted(maps.Keys(o.spec.Maps)) {
 		info := o.info(o.shownAs[name])
 		facts.Maps = append(facts.Maps, verify.MapFacts{
-			Name:   info.Name,
-			Bytes:  mapBytes(o.spec.Maps[name], uint64(cpus)),
-			Access: info.Access,
+			Name:      info.Name,
+			Bytes:     mapBytes(o.spec.Maps[name], uint64(cpus)),
+			Access:    info.Access,
+			PinByName: info.PinByName,
 		})
 	}
 	return facts
@@ -62,30 +60,12 @@ func helpers(insns asm.Instructions) []string {
 	for i := range insns {
 		switch ins := &insns[i]; {
 		case ins.IsBuiltinCall():
-			called[helperName(asm.BuiltinFunc(ins.Constant))] = true
+			called[verify.HelperName(asm.BuiltinFunc(ins.Constant))] = true
 		case ins.IsKfuncCall():
 			called[ins.Reference()] = true
 		}
 	}
 	return slices.Sorted(maps.Keys(called))
-}
-
-// helperName is a helper's name in the kernel's headers: FnMapLookupElem is bpf_map_lookup_elem.
-func helperName(fn asm.BuiltinFunc) string {
-	words, ok := strings.CutPrefix(fn.String(), "Fn")
-	if !ok {
-		return fmt.Sprintf("helper#%d", uint32(fn)) // newer than this build
-	}
-	var b strings.Builder
-	b.WriteString("bpf")
-	for _, r := range words {
-		if unicode.IsUpper(r) {
-			b.WriteByte('_')
-			r = unicode.ToLower(r)
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
 }
 
 // Sizes of what the kernel keeps beside keys and values, from kernel/bpf of Linux 6.18 on 64 bits.
@@ -127,7 +107,8 @@ func mapBytes(m *ebpf.MapSpec, cpus uint64) uint64 {
 	case ebpf.PerfEventArray, ebpf.CPUMap:
 		each, n = 64, max(n, cpus)
 	default:
-		each = 64 + key + value
+		// Storage of sockets, tasks, inodes and cgroups has no size: it is counted for one of them.
+		each, n = 64+key+value, max(n, 1)
 	}
 	total := add(mul(each, n), mapHeader)
 	if m.InnerMap != nil { // made as a pattern, and gone when the outer map is there

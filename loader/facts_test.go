@@ -4,6 +4,8 @@ package loader
 
 import (
 	"bufio"
+	"bytes"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"os"
@@ -67,6 +69,84 @@ SEC("kprobe/f") int p(void *ctx) { return hidden(1); }`)
 	}
 }
 
+// What is denied cannot hide: not in a callback that the kernel calls, not behind a condition that is never true, not in a
+// kfunc, weak or not, whose name comes from the BTF that the kernel resolves it by, and not in a function of a function.
+func TestFactsSeeCallsWhereverTheyAre(t *testing.T) {
+	object := bpftest.Clang(t, `
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+char L[] SEC("license") = "GPL";
+extern void bpf_rcu_read_lock(void) __ksym;
+extern void bpf_rcu_read_unlock(void) __ksym __weak;
+const volatile int never = 0;
+static long called_back(__u32 i, void *ctx) { return bpf_get_prandom_u32() & 1; }
+__attribute__((noinline)) int inner(int x) { bpf_send_signal(x); return x; }
+__attribute__((noinline)) int outer(int x) { return inner(x) + 1; }
+SEC("kprobe/f") int p(void *ctx) {
+	bpf_loop(1, called_back, 0, 0);
+	if (never) bpf_override_return(ctx, 0);
+	bpf_rcu_read_lock();
+	bpf_rcu_read_unlock();
+	return outer(1);
+}`)
+	facts := mustParse(t, object, volume.Spec{}).Facts()
+	want := []string{
+		"bpf_get_prandom_u32", "bpf_loop", "bpf_override_return", "bpf_rcu_read_lock", "bpf_rcu_read_unlock", "bpf_send_signal",
+	}
+	if diff := cmp.Diff(want, facts.Programs[0].Helpers); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+	// All of the object's code is of the one program, so its instructions are those of every section with code.
+	file, err := elf.NewFile(bytes.NewReader(object))
+	if err != nil {
+		t.Fatal(err)
+	}
+	code := uint64(0)
+	for _, s := range file.Sections {
+		if s.Flags&elf.SHF_EXECINSTR != 0 {
+			code += s.Size
+		}
+	}
+	if got := facts.Programs[0].Instructions; uint64(got) != code/instructionSize {
+		t.Errorf("%d instructions, the object has %d", got, code/instructionSize)
+	}
+}
+
+// Nobody can name a helper that is newer than this build, but a policy can deny it by its number.
+func TestFactsNumberHelpersThatHaveNoName(t *testing.T) {
+	insns := asm.Instructions{asm.BuiltinFunc(4711).Call(), asm.BuiltinFunc(1<<32 - 1).Call(), asm.Return()}
+	if diff := cmp.Diff([]string{"helper#4294967295", "helper#4711"}, helpers(insns)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestFactsSayWhatAsksToBePinned(t *testing.T) {
+	facts := mustParse(t, bpf.Pinned(), volume.Spec{Attach: attach(t, "{program: pinned, xdp: eth0}")}).Facts()
+	for _, m := range facts.Maps {
+		if m.PinByName != (m.Name == "packets") {
+			t.Errorf("map %s asks to be pinned: %v", m.Name, m.PinByName)
+		}
+	}
+}
+
+// mapEntries enlarges a map before its bytes are counted.
+func TestFactsCountWhatMapEntriesAskFor(t *testing.T) {
+	a := attach(t, "{program: count, xdp: eth0}")
+	small := mustParse(t, bpf.Count(), volume.Spec{Attach: a}).Facts()
+	large := mustParse(t, bpf.Count(), volume.Spec{Attach: a, MapEntries: map[string]uint32{"flows": 1 << 20}}).Facts()
+	bytesOf := func(f verify.Facts) uint64 {
+		for _, m := range f.Maps {
+			if m.Name == "flows" {
+				return m.Bytes
+			}
+		}
+		return 0
+	}
+	if got := bytesOf(large); got < 64<<20 || got <= bytesOf(small) {
+		t.Errorf("a million flows take %d bytes, as the object has it %d", got, bytesOf(small))
+	}
+}
+
 func TestHelperNamesAreTheKernels(t *testing.T) {
 	header, err := os.ReadFile(ciliumDir(t) + "/examples/headers/bpf_helper_defs.h")
 	if err != nil {
@@ -81,7 +161,7 @@ func TestHelperNamesAreTheKernels(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := helperName(asm.BuiltinFunc(id)); got != string(d[1]) {
+		if got := verify.HelperName(asm.BuiltinFunc(id)); got != string(d[1]) {
 			t.Errorf("helper %d: got %s, want %s", id, got, d[1])
 		}
 	}
@@ -91,7 +171,7 @@ func TestHelperNamesAreTheKernels(t *testing.T) {
 func TestGPLOnlyHelpersAreTheKernels(t *testing.T) {
 	bpftest.Root(t)
 	for id := asm.BuiltinFunc(1); id < 212; id++ {
-		name := helperName(id)
+		name := verify.HelperName(id)
 		for _, typ := range []ebpf.ProgramType{ebpf.XDP, ebpf.SchedCLS, ebpf.Kprobe, ebpf.TracePoint, ebpf.PerfEvent, ebpf.CGroupSKB} {
 			spec := &ebpf.ProgramSpec{Type: typ, License: "Apache-2.0", Instructions: asm.Instructions{id.Call(), asm.Mov.Imm(asm.R0, 0), asm.Return()}}
 			prog, err := ebpf.NewProgramWithOptions(spec, ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats})
@@ -172,6 +252,12 @@ func TestMapBytesCountInnerMaps(t *testing.T) {
 	outer := &ebpf.MapSpec{Type: ebpf.HashOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1, InnerMap: inner}
 	if got, want := mapBytes(outer, 1), mapBytes(inner, 1); got < want {
 		t.Errorf("estimated %d bytes, of which the inner map has %d", got, want)
+	}
+}
+
+func TestMapBytesCountStorageForOne(t *testing.T) {
+	if got := mapBytes(&ebpf.MapSpec{Type: ebpf.TaskStorage, KeySize: 4, ValueSize: 1 << 16}, 1); got < 1<<16 {
+		t.Errorf("estimated %d bytes", got)
 	}
 }
 

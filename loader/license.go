@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 
 	"github.com/bpfvol/bpfvol/dispatcher/fuse"
+	"github.com/bpfvol/bpfvol/verify"
 )
 
 // gplOnly are the helpers that only GPL-compatible programs may call: gpl_only of their bpf_func_proto, in Linux 6.1 to
@@ -89,7 +90,7 @@ func needsGPL(prog *ebpf.ProgramSpec) string {
 		if !ins.IsBuiltinCall() {
 			continue
 		}
-		name := helperName(asm.BuiltinFunc(ins.Constant))
+		name := verify.HelperName(asm.BuiltinFunc(ins.Constant))
 		if gplOnly[name] || name == "bpf_get_stackid" && prog.Type != ebpf.PerfEvent {
 			return "the helper " + name
 		}

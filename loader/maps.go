@@ -29,6 +29,7 @@ type MapInfo struct {
 	Key, Value btf.Type // nil without BTF; a data section's value is a struct of its variables
 	Access     volume.Access
 	Shown      bool
+	PinByName  bool // asks for one map for the whole machine, and does not get it
 }
 
 // needed are the programs and maps that a volume loads.

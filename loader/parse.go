@@ -69,10 +69,12 @@ func parse(elf []byte, asked volume.Spec) (*Object, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(used.maps)) {
 		m := used.maps[name]
+		byName := m.Pinning != ebpf.PinNone
 		if err := settle(name, m); err != nil {
 			return nil, err
 		}
 		info := mapInfo(name, m)
+		info.PinByName = byName
 		if s, ok := shown[name]; ok {
 			info.Name, info.Access, info.Shown = s.name, s.access, true
 		}

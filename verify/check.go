@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 
@@ -52,6 +51,9 @@ func check(ctx context.Context, src source, ref image.Reference, d digest.Digest
 			if len(s.grants)+len(unsigned) > 0 {
 				break
 			}
+			if !fresh {
+				Trace(ctx, Step{Stage: "signature", Text: fmt.Sprintf("%d at hand, none will do: the registry is asked for newer ones", len(sigs))})
+			}
 		}
 		if len(s.grants)+len(unsigned) == 0 {
 			return Signed{}, closest.denied(display(ref, d))
@@ -81,91 +83,15 @@ func grants(ctx context.Context, d digest.Digest, sigs []image.Signature, polici
 	var closest refusal
 	for i, p := range policies {
 		r := refusal{policy: p, signatures: len(sigs)}
-		granted := false
-	policy:
-		for n, a := range p.Authorities {
-			for _, sig := range sigs {
-				if err := ctx.Err(); err != nil {
-					return nil, refusal{}, err
-				}
-				signer, err := a.Verify(ctx, d, sig)
-				if err != nil {
-					r.add(err)
-					continue
-				}
-				signer.Authority = fmt.Sprintf("%s[%d]", a.Name(), n)
-				out = append(out, Grant{Policy: p, Signer: signer})
-				granted = true
-				break policy
-			}
-		}
-		if !granted && (i == 0 || r.rank() > closest.rank()) {
+		signer, err := r.ask(ctx, d, sigs)
+		switch {
+		case err != nil:
+			return nil, refusal{}, err
+		case signer != nil:
+			out = append(out, Grant{Policy: p, Signer: *signer})
+		case i == 0 || r.rank() < closest.rank():
 			closest = r
 		}
 	}
 	return out, closest, nil
-}
-
-// refusal counts why a policy's authorities refused the signatures.
-type refusal struct {
-	policy     *Policy
-	signatures int
-
-	otherImage, notSignature, otherKey, unreadable int
-}
-
-func (r *refusal) add(err error) {
-	switch {
-	case errors.Is(err, ErrOtherImage):
-		r.otherImage++
-	case errors.Is(err, ErrNotImageSignature):
-		r.notSignature++
-	case errors.Is(err, ErrOtherKey):
-		r.otherKey++
-	default:
-		r.unreadable++
-	}
-}
-
-// rank orders refusals by how close they came.
-func (r *refusal) rank() int {
-	switch {
-	case r.otherImage > 0:
-		return 4
-	case r.notSignature > 0:
-		return 3
-	case r.otherKey > 0:
-		return 2
-	case r.unreadable > 0:
-		return 1
-	}
-	return 0
-}
-
-// denied says which policy came closest. Several authorities count a signature each; the text says what kinds of
-// refusal there were, and counts signatures.
-func (r *refusal) denied(img string) error {
-	e := &DeniedError{Image: img, Policy: r.policy.Name}
-	if r.signatures == 0 {
-		e.Cause = fmt.Sprintf("is not signed, and policy %q wants a signature", r.policy.Name)
-		e.Fix = "sign it with a key of the policy"
-		return e
-	}
-	var why []string
-	for _, c := range []struct {
-		n    int
-		what string
-	}{
-		{r.otherImage, ErrOtherImage.Error()},
-		{r.notSignature, "an attestation and " + ErrNotImageSignature.Error()},
-		{r.otherKey, ErrOtherKey.Error()},
-		{r.unreadable, "unreadable"},
-	} {
-		if c.n > 0 {
-			why = append(why, c.what)
-		}
-	}
-	e.Cause = fmt.Sprintf("no signature by policy %q (found %d: %s)", r.policy.Name, r.signatures, strings.Join(why, ", "))
-	e.Fix = "sign it with a key of the policy or ask an admin to add yours"
-	return e
 }

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -15,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 
 	"github.com/bpfvol/bpfvol/internal/image"
 )
@@ -73,8 +71,19 @@ func (d *Dir) For(ctx context.Context, s Subject, ref image.Reference) ([]*Polic
 	return policies.For(ctx, s, ref)
 }
 
-// Err is nil when every file is good, else it says what is wrong with each that is not.
+// Err is nil when every file is good, those that policies name, too; else it says what is wrong with each that is not.
 func (d *Dir) Err() error {
+	d.mu.RLock()
+	policies, errs := d.policies, []error{d.err}
+	d.mu.RUnlock()
+	for _, p := range policies {
+		errs = append(errs, p.Err())
+	}
+	return errors.Join(errs...)
+}
+
+// fileErr is Err without what policies name: authorities report that themselves.
+func (d *Dir) fileErr() error {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	return d.err
@@ -128,7 +137,7 @@ func isPolicyFile(name string) bool {
 // policy revoked. What cannot be read or is invalid leaves the last good version in force.
 func (d *Dir) read(name string) (exists bool) {
 	path := filepath.Join(d.path, name)
-	data, err := readFile(path)
+	data, _, err := ReadFile(path, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false
 	}
@@ -151,23 +160,6 @@ func (d *Dir) read(name string) (exists bool) {
 		f.good = good
 	}
 	return true
-}
-
-// readFile reads a regular file. O_NONBLOCK: a FIFO among the policies must not hold up every reload.
-func readFile(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, errors.Unwrap(err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, errors.Unwrap(err)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.New("is not a regular file")
-	}
-	return io.ReadAll(io.LimitReader(f, maxFile+1)) // ParsePolicies refuses the byte too many
 }
 
 // merge puts the last good version of every file in force. A name that two files use is the first one's: which of

@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	kjson "sigs.k8s.io/json"
@@ -39,20 +40,20 @@ func ParsePolicies(data []byte, file string, compile Compiler) ([]*Policy, error
 		} else if err != nil {
 			return nil, fmt.Errorf("policy file %s: %w", file, err)
 		}
-		where := fmt.Sprintf("document at line %d", node.Line)
 		doc, err := decode(&node)
+		var p *Policy
+		if err == nil {
+			if doc == nil {
+				continue // nothing but comments
+			}
+			p, err = compilePolicy(doc, filepath.Dir(file), compile)
+		}
 		if err != nil {
-			return nil, fmt.Errorf("policy file %s: %s: %w", file, where, err)
-		}
-		if doc == nil {
-			continue // nothing but comments
-		}
-		if policyName.MatchString(doc.Metadata.Name) {
-			where = fmt.Sprintf("policy %q", doc.Metadata.Name)
-		}
-		p, err := compilePolicy(doc, filepath.Dir(file), compile)
-		if err != nil {
-			return nil, fmt.Errorf("policy file %s: %s: %w", file, where, err)
+			what := "document"
+			if doc != nil && isPolicyName(doc.Name) {
+				what = fmt.Sprintf("policy %q", doc.Name)
+			}
+			return nil, fmt.Errorf("policy file %s: %s at line %d: %w", file, what, lineOf(&node, err), err)
 		}
 		if names[p.Name] {
 			return nil, fmt.Errorf("policy file %s: policy %q is defined twice", file, p.Name)
@@ -60,6 +61,43 @@ func ParsePolicies(data []byte, file string, compile Compiler) ([]*Policy, error
 		names[p.Name] = true
 		policies = append(policies, p)
 	}
+}
+
+// fieldPath is how errors name a field.
+var fieldPath = regexp.MustCompile(`\b(metadata|spec)(\.\w+|\[\d+\])+`)
+
+// lineOf is the line of the field that an error is about, or of what is nearest to it.
+func lineOf(doc *yaml.Node, err error) int {
+	at := doc
+	if len(doc.Content) > 0 {
+		at = doc.Content[0] // not the line of "---"
+	}
+	path := strings.ReplaceAll(fieldPath.FindString(err.Error()), "[", ".[")
+	for _, part := range strings.Split(path, ".") {
+		next := child(at, strings.Trim(part, "[]"))
+		if next == nil {
+			break
+		}
+		at = next
+	}
+	return at.Line
+}
+
+// child is the entry of a map or list, nil where there is none.
+func child(n *yaml.Node, name string) *yaml.Node {
+	switch n.Kind {
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if n.Content[i].Value == name {
+				return n.Content[i+1]
+			}
+		}
+	case yaml.SequenceNode:
+		if i, err := strconv.Atoi(name); err == nil && i < len(n.Content) {
+			return n.Content[i]
+		}
+	}
+	return nil
 }
 
 // decode turns one YAML document into a policy by way of JSON, so that a file and an object of the cluster are
@@ -79,6 +117,10 @@ func decode(node *yaml.Node) (*v1alpha1.BytecodePolicy, error) {
 	if raw[0] != '{' {
 		return nil, errors.New("is not a map with the fields apiVersion, kind, metadata and spec")
 	}
+	return decodeJSON(raw)
+}
+
+func decodeJSON(raw []byte) (*v1alpha1.BytecodePolicy, error) {
 	var doc v1alpha1.BytecodePolicy
 	unknown, err := kjson.UnmarshalStrict(raw, &doc)
 	var wrong *json.UnmarshalTypeError
@@ -110,17 +152,19 @@ func yamlType(t reflect.Type) string {
 	return t.Kind().String()
 }
 
-// policyName is what the API server accepts as a name.
-var policyName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`)
+// isPolicyName says whether the API server accepts it as a name: a DNS name.
+func isPolicyName(s string) bool { return len(s) <= 253 && policyName.MatchString(s) }
+
+var policyName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
 
 func compilePolicy(d *v1alpha1.BytecodePolicy, dir string, compile Compiler) (*Policy, error) {
 	if d.APIVersion != v1alpha1.APIVersion || d.Kind != v1alpha1.Kind {
 		return nil, fmt.Errorf("is %q of %q; want kind %s of apiVersion %s", d.Kind, d.APIVersion, v1alpha1.Kind, v1alpha1.APIVersion)
 	}
-	if !policyName.MatchString(d.Metadata.Name) {
+	if !isPolicyName(d.Name) {
 		return nil, errors.New("metadata.name must be lower-case letters, digits, '-' and '.'")
 	}
-	p := &Policy{Name: d.Metadata.Name, Unsigned: d.Spec.Unsigned, Subjects: d.Spec.Subjects}
+	p := &Policy{Name: d.Name, Unsigned: d.Spec.Unsigned, Subjects: d.Spec.Subjects}
 	if len(d.Spec.Images) == 0 {
 		return nil, errors.New(`spec.images is empty; list repositories such as "ghcr.io/acme/**"`)
 	}
@@ -160,8 +204,32 @@ func compileAuthority(s v1alpha1.Authority, dir string, compile Compiler) (Autho
 	case s.Key != nil && s.TrustedRoot != nil:
 		return nil, errors.New("trustedRoot: a key needs none")
 	}
+	for i, a := range s.Attestations {
+		if err := checkAttestation(a); err != nil {
+			return nil, fmt.Errorf("attestations[%d].%w", i, err)
+		}
+	}
 	return compile(s, dir)
 }
+
+// slsaProvenance is the predicate type whose builder is known how to find. (slsa.dev/spec/v1.0/provenance)
+const slsaProvenance = "https://slsa.dev/provenance/v1"
+
+func checkAttestation(a v1alpha1.Attestation) error {
+	switch {
+	case a.PredicateType == "":
+		return fmt.Errorf("predicateType: is missing; write %s", slsaProvenance)
+	case len(a.PredicateType) > maxAttestationText:
+		return fmt.Errorf("predicateType: has %d bytes; the limit is %d", len(a.PredicateType), maxAttestationText)
+	case len(a.BuilderID) > maxAttestationText:
+		return fmt.Errorf("builderID: has %d bytes; the limit is %d", len(a.BuilderID), maxAttestationText)
+	case a.BuilderID != "" && a.PredicateType != slsaProvenance:
+		return fmt.Errorf("builderID: only a predicateType of %s names a builder", slsaProvenance)
+	}
+	return nil
+}
+
+const maxAttestationText = 512
 
 // compileAllow puts the fields that are given over the defaults, each alone.
 func compileAllow(s *v1alpha1.Allow) (Allow, error) {
@@ -194,20 +262,33 @@ func compileAllow(s *v1alpha1.Allow) (Allow, error) {
 		}
 	}
 	a.WritableMaps = s.WritableMaps
-	a.MaxMapBytes = (*uint64)(s.MaxMapBytes)
+	if s.MaxMapBytes != nil {
+		a.MaxMapBytes = (*uint64)(s.MaxMapBytes)
+	}
+	for _, limit := range []struct {
+		name string
+		says *int
+		set  *int
+	}{{"maxPrograms", s.MaxPrograms, &a.MaxPrograms}, {"maxInstructions", s.MaxInstructions, &a.MaxInstructions}} {
+		if limit.says == nil {
+			continue
+		}
+		if *limit.says < 1 {
+			return a, fmt.Errorf("%s: %d lets nothing run; write 1 or more, or leave it out for no limit", limit.name, *limit.says)
+		}
+		*limit.set = *limit.says
+	}
 	if s.Helpers != nil {
 		for i, h := range s.Helpers.Deny {
-			if !helperName.MatchString(h) {
-				return a, fmt.Errorf("helpers.deny[%d]: %q is no helper's name; write it as in bpf-helpers(7): bpf_probe_write_user", i, h)
+			name, err := deniedFunction(h)
+			if err != nil {
+				return a, fmt.Errorf("helpers.deny[%d]: %w", i, err)
 			}
+			a.DenyHelpers = append(a.DenyHelpers, name)
 		}
-		a.DenyHelpers = s.Helpers.Deny
 	}
 	return a, nil
 }
-
-// helperName fits helpers and kfuncs.
-var helperName = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
 
 // list writes names for a message: "xdp, tc, tracepoint".
 func list[T ~string](names []T) string {

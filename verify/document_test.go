@@ -3,6 +3,8 @@
 package verify
 
 import (
+	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -40,12 +42,14 @@ spec:
     interfaces: ["eth*"]
     priority: {min: 100, max: 900}
     writableMaps: ["config*"]
-    maxMapBytes: 64Mi
-    helpers: {deny: [bpf_probe_write_user, bpf_send_signal]}
+    maxMapBytes: 16Mi
+    maxPrograms: 4
+    maxInstructions: 5000
+    helpers: {deny: [bpf_probe_write_user, send_signal, "kfunc:bpf_task_acquire", "helper#4711"]}
   subjects: ["team/agent", "net/*"]
 ---
 `)
-	limit := uint64(64 << 20)
+	limit := uint64(16 << 20)
 	want := &Policy{
 		Name:        "acme",
 		Images:      []Glob{{"ghcr.io/acme/**", []string{"ghcr.io", "acme", "**"}}, {"acme/x", []string{"docker.io", "acme", "x"}}},
@@ -58,7 +62,10 @@ spec:
 			MaxPriority:  900,
 			WritableMaps: []string{"config*"},
 			MaxMapBytes:  &limit,
-			DenyHelpers:  []string{"bpf_probe_write_user", "bpf_send_signal"},
+			DenyHelpers:  []string{"bpf_probe_write_user", "bpf_send_signal", "bpf_task_acquire", "helper#4711"},
+
+			MaxPrograms:     4,
+			MaxInstructions: 5000,
 		},
 		Subjects: []string{"team/agent", "net/*"},
 	}
@@ -76,17 +83,20 @@ func TestEachFieldOfAllowReplacesItsDefaultAlone(t *testing.T) {
 	}
 	zero := uint64(0)
 	for text, want := range map[string]Allow{
-		"":                                    def,
-		"  allow: {}":                         def,
-		"  allow:":                            def,
-		"  allow: {hooks: [kprobe]}":          set(func(a *Allow) { a.Hooks = []volume.Kind{volume.KindKprobe} }),
-		"  allow: {hooks: []}":                set(func(a *Allow) { a.Hooks = []volume.Kind{} }),
-		"  allow: {interfaces: []}":           set(func(a *Allow) { a.Interfaces = []string{} }),
-		"  allow: {priority: {min: 10}}":      set(func(a *Allow) { a.MinPriority = 10 }),
-		"  allow: {priority: {max: 10}}":      set(func(a *Allow) { a.MaxPriority = 10 }),
-		"  allow: {maxMapBytes: 0}":           set(func(a *Allow) { a.MaxMapBytes = &zero }),
-		"  allow: {writableMaps: [a]}":        set(func(a *Allow) { a.WritableMaps = []string{"a"} }),
-		"  allow: {helpers: {deny: [bpf_a]}}": set(func(a *Allow) { a.DenyHelpers = []string{"bpf_a"} }),
+		"":                                      def,
+		"  allow: {}":                           def,
+		"  allow:":                              def,
+		"  allow: {hooks: [kprobe]}":            set(func(a *Allow) { a.Hooks = []volume.Kind{volume.KindKprobe} }),
+		"  allow: {hooks: []}":                  set(func(a *Allow) { a.Hooks = []volume.Kind{} }),
+		"  allow: {interfaces: []}":             set(func(a *Allow) { a.Interfaces = []string{} }),
+		"  allow: {priority: {min: 10}}":        set(func(a *Allow) { a.MinPriority = 10 }),
+		"  allow: {priority: {max: 10}}":        set(func(a *Allow) { a.MaxPriority = 10 }),
+		"  allow: {maxMapBytes: 0}":             set(func(a *Allow) { a.MaxMapBytes = &zero }),
+		"  allow: {writableMaps: [a]}":          set(func(a *Allow) { a.WritableMaps = []string{"a"} }),
+		"  allow: {maxMapBytes: null}":          def,
+		"  allow: {maxPrograms: 1}":             set(func(a *Allow) { a.MaxPrograms = 1 }),
+		"  allow: {maxInstructions: 1}":         set(func(a *Allow) { a.MaxInstructions = 1 }),
+		"  allow: {helpers: {deny: [kfunc:a]}}": set(func(a *Allow) { a.DenyHelpers = []string{"a"} }),
 	} {
 		if diff := cmp.Diff(want, policyOf(t, head+text).Allow); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", text, diff)
@@ -127,7 +137,7 @@ func TestPoliciesThatAreRefused(t *testing.T) {
 		{"null glob", strings.Replace(head, `"ghcr.io/acme/*"`, "null", 1), "spec.images[0]: image glob"},
 		{"unsigned a word", head + "  unsigned: sure", "spec.unsigned: is a string; want a bool"},
 		{"unsigned yes", head + "  unsigned: yes", "spec.unsigned: is a string; want a bool"},
-		{"bad key", head + "  authorities: [{key: {data: bad}}]", `policy "acme": spec.authorities[0]: key.data: is not PEM`},
+		{"bad key", head + "  authorities: [{key: {data: bad}}]", `policy "acme" at line 6: spec.authorities[0]: key.data: is not PEM`},
 		{"empty authority", head + "  authorities: [{}]", "spec.authorities[0]: has neither key nor keyless"},
 		{"null authority", head + "  authorities: [null]", "spec.authorities[0]: has neither key nor keyless"},
 		{"both", head + "  authorities: [{key: {data: a}, keyless: {issuer: b}}]", "give each its own entry"},
@@ -141,12 +151,20 @@ func TestPoliciesThatAreRefused(t *testing.T) {
 		{"map bytes", head + "  allow: {maxMapBytes: lots}", `spec.allow.maxMapBytes: "lots" is no number of bytes`},
 		{"map bytes negative", head + "  allow: {maxMapBytes: -1}", "is no number of bytes"},
 		{"map bytes of any length", head + "  allow: {maxMapBytes: 1e999999999}", "is no number of bytes"},
-		{"helper", head + "  allow: {helpers: {deny: [probe-write]}}", "spec.allow.helpers.deny[0]"},
+		{"helper", head + "  allow: {helpers: {deny: [probe-write]}}", `spec.allow.helpers.deny[0]: "probe-write" is no helper's name`},
+		{"helper mistyped", head + "  allow: {helpers: {deny: [bpf_redirect, bpf_probe_write_usr]}}", `spec.allow.helpers.deny[1]: unknown helper "bpf_probe_write_usr"; did you mean "bpf_probe_write_user"? a kernel function that is no helper is written "kfunc:bpf_probe_write_usr"`},
+		{"kfunc not called one", head + "  allow: {helpers: {deny: [cgroup_rstat_updated_all]}}", `is written "kfunc:cgroup_rstat_updated_all"`},
+		{"kfunc", head + "  allow: {helpers: {deny: ['kfunc:']}}", `"kfunc:" is no kernel function's name`},
+		{"helper's number", head + "  allow: {helpers: {deny: ['helper#09']}}", `"helper#09" is no helper's number`},
+		{"helper's number beyond", head + "  allow: {helpers: {deny: ['helper#4294967297']}}", "is no helper's number"},
+		{"helper by number that has a name", head + "  allow: {helpers: {deny: ['helper#109']}}", `"helper#109" has a name; write "bpf_send_signal"`},
+		{"no programs", head + "  allow: {maxPrograms: 0}", "spec.allow.maxPrograms: 0 lets nothing run; write 1 or more, or leave it out for no limit"},
+		{"no instructions", head + "  allow: {maxInstructions: -1}", "spec.allow.maxInstructions: -1 lets nothing run"},
 		{"subject", head + "  subjects: [default]", `spec.subjects[0]: subject "default": write "namespace/serviceaccount"`},
 		{"any namespace's account", head + "  subjects: ['*/agent']", "spec.subjects[0]"},
 		{"prefix of an account", head + "  subjects: ['net/agent-*']", "spec.subjects[0]"},
 		{"twice", head + "---\n" + head, `policy "acme" is defined twice`},
-		{"second document", head + "---\nkind: x", `document at line 6: is "x"`},
+		{"second document", head + "---\nkind: x", `document at line 7: is "x"`},
 		{"too large", strings.Repeat("#", maxFile+1), "the limit is"},
 		{"laughter", "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\ng: &g [*f,*f,*f,*f,*f,*f,*f,*f,*f]\n", "excessive aliasing"},
 	} {
@@ -158,6 +176,23 @@ func TestPoliciesThatAreRefused(t *testing.T) {
 			t.Errorf("%s: got %q\nwant %q in it", tc.name, err, tc.want)
 		case !strings.HasPrefix(err.Error(), "policy file test.yaml: "):
 			t.Errorf("%s: %q does not name the file", tc.name, err)
+		}
+	}
+}
+
+func TestMistakesAreFoundByTheirLine(t *testing.T) {
+	for _, tc := range []struct{ more, want string }{
+		{"  images: []\n", "mapping key"}, // twice: YAML itself says where
+		{"  allow:\n    hooks:\n    - xdp\n    - xpd\n", `policy "acme" at line 9: spec.allow.hooks[1]: `},
+		{"  authorities:\n  - key: {data: a}\n  - key: {data: bad}\n", `policy "acme" at line 8: spec.authorities[1]: `},
+		{"  subjects:\n  # a comment\n  - net\n", `policy "acme" at line 8: spec.subjects[0]: `},
+		{"  allow:\n    priority:\n      min: many\n", `at line 8: spec.allow.priority.min: `},
+		{"  colour: red\n", `at line 6: unknown field "spec.colour"`},
+		{"---\n# a comment\n\nkind: x\n", `document at line 9: is "x"`},
+	} {
+		_, err := ParsePolicies([]byte(head+tc.more), "test.yaml", fakeCompile)
+		if err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%q: got %v\nwant %q in it", tc.more, err, tc.want)
 		}
 	}
 }
@@ -182,8 +217,11 @@ func TestCompilerGetsTheFilesDirectory(t *testing.T) {
 	}
 }
 
+// Whatever is accepted denies what it does not say: nobody but its subjects, no image without a signature, no hook that it
+// does not list, no writable map, no memory without a bound.
 func FuzzParsePolicies(f *testing.F) {
 	f.Add([]byte(head + "  authorities: [{key: {data: a}}]\n  allow: {hooks: [xdp], priority: {min: 1}, maxMapBytes: 64Mi}\n  subjects: ['*']\n"))
+	f.Add([]byte(head + "  unsigned: true\n  allow: {helpers: {deny: [bpf_redirect, 'kfunc:a', 'helper#4711']}, maxPrograms: 1, writableMaps: ['*']}\n"))
 	f.Add([]byte(head + "---\n" + head))
 	f.Add([]byte("a: &a [*a]"))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -195,9 +233,45 @@ func FuzzParsePolicies(f *testing.F) {
 			if p.Name == "" || len(p.Images) == 0 {
 				t.Errorf("got %+v", p)
 			}
-			p.covers(acmeX)
+			wantDeniesByDefault(t, p)
 		}
 	})
+}
+
+func wantDeniesByDefault(t *testing.T, p *Policy) {
+	t.Helper()
+	stranger := Subject{Namespace: "some", ServiceAccount: "stranger"}
+	named := slices.Contains(p.Subjects, "*") || slices.Contains(p.Subjects, "some/*") || slices.Contains(p.Subjects, stranger.String())
+	if got, err := (Static{p}).For(t.Context(), stranger, acmeX); (err == nil) != (named && p.covers(acmeX)) || (err == nil) != (len(got) == 1) {
+		t.Errorf("for a stranger: got %d policies, %v; subjects %q", len(got), err, p.Subjects)
+	}
+	for _, s := range []Subject{{}, {Namespace: "some"}, {ServiceAccount: "some"}} {
+		if _, err := (Static{p}).For(t.Context(), s, acmeX); err == nil {
+			t.Errorf("nobody is let in by subjects %q", p.Subjects)
+		}
+	}
+	if _, err := check(t.Context(), &fakeRoot{}, acmeX, d1, []*Policy{p}); (err == nil) != (p.Unsigned && p.covers(acmeX)) {
+		t.Errorf("without a signature: %v; unsigned: %v", err, p.Unsigned)
+	}
+	for _, kind := range []volume.Hook{&volume.Kprobe{Function: "f"}, &volume.Tracepoint{Group: "a", Name: "b"}, &volume.LSM{Name: "x"}} {
+		if denied := len(p.Allow.objections(Facts{Attach: attach(kind)})) > 0; denied == slices.Contains(p.Allow.Hooks, kind.Kind()) {
+			t.Errorf("hook %s: denied %v; hooks %q", kind.Kind(), denied, p.Allow.Hooks)
+		}
+	}
+	if len(p.Allow.WritableMaps) == 0 && len(p.Allow.objections(Facts{Maps: []MapFacts{{Name: "m", Access: volume.ReadWrite}}})) == 0 {
+		t.Error("a map may be written that nobody names")
+	}
+	if len(p.Allow.objections(Facts{Maps: []MapFacts{{Bytes: math.MaxUint64}}})) == 0 {
+		t.Error("maps may take all memory")
+	}
+	if p.Allow.MinPriority < 0 || p.Allow.MaxPriority > maxPriority || p.Allow.MinPriority > p.Allow.MaxPriority {
+		t.Errorf("priority %d to %d", p.Allow.MinPriority, p.Allow.MaxPriority)
+	}
+	for _, h := range p.Allow.DenyHelpers {
+		if len(p.Allow.objections(Facts{Programs: []ProgramFacts{{Helpers: []string{h}}}})) == 0 {
+			t.Errorf("helper %q is denied and is not", h)
+		}
+	}
 }
 
 func FuzzParseGlob(f *testing.F) {
@@ -215,4 +289,55 @@ func FuzzParseGlob(f *testing.F) {
 			t.Errorf("%q matches %q", glob, name)
 		}
 	})
+}
+
+// FuzzGlob compares with a matcher that is too simple to be wrong and too slow to be used.
+func FuzzGlob(f *testing.F) {
+	for _, seed := range [][2]string{
+		{"ghcr.io/acme/**", "ghcr.io/acme/x"}, {"**/a/*b*", "docker.io/x"}, {"ghcr.io/**/a/**/b", "ghcr.io/a/a/b/b"}, {"*/a*a*/**", "h.io/aa/x/y"},
+	} {
+		f.Add(seed[0], seed[1])
+	}
+	f.Fuzz(func(t *testing.T, glob, name string) {
+		g, err := ParseGlob(glob)
+		elements := strings.Split(repository(reference(name)), "/")
+		if err != nil || len(g.elements) > 6 || len(elements) > 8 || strings.Count(glob, "*") > 8 || len(name) > 100 {
+			return // it would take the simple one too long
+		}
+		if got, want := g.Match(reference(name)), simpleMatch(g.elements, elements); got != want {
+			t.Errorf("%q for %q: got %v, want %v", glob, name, got, want)
+		}
+	})
+}
+
+func simpleMatch(pattern, name []string) bool {
+	switch {
+	case len(pattern) == 0:
+		return len(name) == 0
+	case pattern[0] == "**" && len(pattern) == 1:
+		return len(name) > 0
+	case pattern[0] == "**":
+		for i := range len(name) + 1 {
+			if simpleMatch(pattern[1:], name[i:]) {
+				return true
+			}
+		}
+		return false
+	}
+	return len(name) > 0 && simpleElement(pattern[0], name[0]) && simpleMatch(pattern[1:], name[1:])
+}
+
+func simpleElement(pattern, s string) bool {
+	if pattern == "" {
+		return s == ""
+	}
+	if pattern[0] != '*' {
+		return s != "" && s[0] == pattern[0] && simpleElement(pattern[1:], s[1:])
+	}
+	for i := range len(s) + 1 {
+		if simpleElement(pattern[1:], s[i:]) {
+			return true
+		}
+	}
+	return false
 }

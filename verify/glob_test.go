@@ -72,6 +72,63 @@ func TestGlobMatchesRepositories(t *testing.T) {
 	}
 }
 
+// As a pod writes it, by way of the parser that the puller uses: a glob never covers what is pulled from elsewhere.
+func TestGlobMatchesWhatIsPulled(t *testing.T) {
+	const sum = "@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	for _, tc := range []struct {
+		glob, ref string
+		want      bool
+	}{
+		{"ghcr.io/acme/*", "ghcr.io/acme/x", true},
+		{"ghcr.io/acme/*", "ghcr.io/acme/x:v1", true},
+		{"ghcr.io/acme/*", "ghcr.io/acme/x:v1" + sum, true},
+		{"ghcr.io/acme/*", "ghcr.io/acme/x" + sum, true},
+		{"ghcr.io/acme/*", "ghcr.io/acme/x/y:v1", false},
+		{"ghcr.io/acme/*", "ghcr.io/acmeevil/x", false},
+		{"ghcr.io/acme/*", "GHCR.io/acme/x", true},
+		{"GHCR.IO/acme/*", "ghcr.io/acme/x", true},
+		{"ghcr.io/acme/*", "ghcr.io:443/acme/x", false},
+		{"ghcr.io:443/acme/*", "ghcr.io:443/acme/x", true},
+		{"ghcr.io/acme/*", "ghcr.io:5000/acme/x", false},
+		{"ghcr.io/acme/*", "ghcr.io.evil.com/acme/x", false},
+		{"ghcr.io/acme/*", "evil.com/ghcr.io/acme/x", false},
+		{"acme/*", "acme/x", true},
+		{"acme/*", "docker.io/acme/x", true},
+		{"acme/*", "index.docker.io/acme/x", true},
+		{"acme/*", "registry-1.docker.io/acme/x", true},
+		{"acme/*", "acme.io/x", false},
+		{"acme/*", "ghcr.io/acme/x", false},
+		{"nginx", "nginx:1.27", true},
+		{"nginx", "docker.io/library/nginx", true},
+		{"nginx", "evil/nginx", false},
+		{"library/*", "nginx", true},
+		{"docker.io/*", "nginx", true},
+		{"docker.io/*", "acme/x", false},
+		{"localhost/*", "localhost/x", true},
+		{"localhost:5000/**", "localhost:5000/a/x", true},
+		{"localhost:5000/**", "localhost/a/x", false},
+	} {
+		g, err := ParseGlob(tc.glob)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ref, err := image.ParseReference(tc.ref)
+		if err != nil {
+			t.Errorf("%s: %v", tc.ref, err)
+			continue
+		}
+		if got := g.Match(ref); got != tc.want {
+			t.Errorf("%q for %q, which is pulled from %s: got %v", tc.glob, tc.ref, ref.Name(), got)
+		}
+	}
+	// What would be the same name in another spelling is no reference at all.
+	for _, ref := range []string{"ghcr.io/ACME/x", "ghcr.io/acme/../evil/x", "ghcr.io//acme/x", "ghcr.io/acme/x/", "ghcr.io/acme%2fx", "https://ghcr.io/acme/x", "user@ghcr.io/acme/x"} {
+		if parsed, err := image.ParseReference(ref); err == nil {
+			t.Errorf("%q is read as %s", ref, parsed.Name())
+		}
+	}
+}
+
 func TestGlobsThatAreRefused(t *testing.T) {
 	for glob, want := range map[string]string{
 		"":                       "an element is empty",

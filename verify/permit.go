@@ -5,8 +5,8 @@ package verify
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
-	"strings"
 
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
@@ -22,7 +22,7 @@ type Facts struct {
 type ProgramFacts struct {
 	Name         string
 	Instructions int
-	Helpers      []string // names as in the kernel's headers: "bpf_probe_write_user"
+	Helpers      []string // helpers and kfuncs by their names in the kernel: "bpf_probe_write_user"
 }
 
 // MapFacts describes one map that would be created.
@@ -30,11 +30,14 @@ type MapFacts struct {
 	Name   string
 	Bytes  uint64 // estimate of the kernel memory: keys and values over all entries and CPUs
 	Access volume.Access
+	// PinByName says that the object asks for one map for the whole machine (LIBBPF_PIN_BY_NAME). No volume gets that.
+	PinByName bool
 }
 
 // Permit returns the first grant whose policy allows everything in f. One policy must allow all of it: parts of two
 // do not add up. A refusal is that of the policy with the fewest objections.
 func (s Signed) Permit(ctx context.Context, f Facts) (Grant, error) {
+	f.trace(ctx)
 	denied := &DeniedError{Image: display(s.ref, s.digest), Cause: "it was not checked against a policy"}
 	fewest := 0
 	for _, g := range s.grants {
@@ -76,26 +79,68 @@ func (a Allow) objections(f Facts) []string {
 			object("priority %d for program %.64q (it allows %d to %d)", p, at.Program, a.MinPriority, a.MaxPriority)
 		}
 	}
+	if n := len(f.Programs); a.MaxPrograms > 0 && n > a.MaxPrograms {
+		object("%d programs (it allows %d)", n, a.MaxPrograms)
+	}
 	for _, p := range f.Programs {
+		if a.MaxInstructions > 0 && p.Instructions > a.MaxInstructions {
+			object("%d instructions in program %.64q (it allows %d)", p.Instructions, p.Name, a.MaxInstructions)
+		}
 		for _, h := range p.Helpers {
-			if slices.ContainsFunc(a.DenyHelpers, func(denied string) bool { return sameHelper(denied, h) }) {
+			if slices.ContainsFunc(a.DenyHelpers, func(denied string) bool { return sameFunction(denied, h) }) {
 				object("helper %.64q, which program %.64q calls", h, p.Name)
 			}
 		}
 	}
-	var total uint64
 	for _, m := range f.Maps {
 		if m.Access == volume.ReadWrite && !matchAny(a.WritableMaps, m.Name) {
 			object("map %.64q as rw (it allows %s)", m.Name, some(a.WritableMaps))
 		}
-		if total += m.Bytes; total < m.Bytes {
-			total = ^uint64(0)
-		}
 	}
-	if a.MaxMapBytes != nil && total > *a.MaxMapBytes {
+	if total := f.mapBytes(); a.MaxMapBytes != nil && total > *a.MaxMapBytes {
 		object("%d bytes of maps (it allows %d)", total, *a.MaxMapBytes)
 	}
 	return out
+}
+
+// mapBytes is what all maps take together. It saturates rather than overflows.
+func (f Facts) mapBytes() uint64 {
+	var total uint64
+	for _, m := range f.Maps {
+		if total += m.Bytes; total < m.Bytes {
+			return math.MaxUint64
+		}
+	}
+	return total
+}
+
+// trace tells what is judged.
+func (f Facts) trace(ctx context.Context) {
+	if !tracing(ctx) {
+		return
+	}
+	tell := func(format string, args ...any) {
+		Trace(ctx, Step{Stage: "object", OK: true, Text: fmt.Sprintf(format, args...)})
+	}
+	for _, p := range f.Programs {
+		calls := "no helper"
+		if len(p.Helpers) > 0 {
+			calls = list(p.Helpers)
+		}
+		tell("program %.64q: %d instructions, calls %.300s", p.Name, p.Instructions, calls)
+	}
+	for _, at := range f.Attach {
+		tell("program %.64q attaches to %.200s", at.Program, at.Hook)
+	}
+	tell("%d maps of together %d bytes at most", len(f.Maps), f.mapBytes())
+	for _, m := range f.Maps {
+		if m.Access == volume.ReadWrite {
+			tell("map %.64q is writable for the pod", m.Name)
+		}
+		if m.PinByName {
+			tell("map %.64q asks to be pinned by name for the whole machine; it stays in its volume", m.Name)
+		}
+	}
 }
 
 // priority is the place among the members of a point, for hooks where bpfvol orders them. Netfilter's priority is
@@ -112,11 +157,6 @@ func priority(h volume.Hook) (int, bool) {
 
 func matchAny(patterns []string, s string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool { return matchElement(p, s) })
-}
-
-// sameHelper compares with and without "bpf_", so that a policy that leaves it out denies nonetheless.
-func sameHelper(a, b string) bool {
-	return strings.TrimPrefix(a, "bpf_") == strings.TrimPrefix(b, "bpf_")
 }
 
 // some lists a policy's patterns for a message, few of them and not much of each.

@@ -3,8 +3,14 @@
 package verify
 
 import (
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
@@ -46,7 +52,15 @@ func TestPermit(t *testing.T) {
 		{"defaults: xdp, tc, tracepoint", "", Facts{Attach: attach(xdp(0, "eth0"), tc(1000, "lo"), tracepoint)}, ""},
 		{"defaults: no kprobe", "", Facts{Attach: attach(&volume.Kprobe{Function: "f"})}, `hook "kprobe" for program "prog" (it allows xdp, tc, tracepoint)`},
 		{"defaults: no rw", "", Facts{Maps: []MapFacts{{Name: "m", Access: volume.ReadWrite}}}, `map "m" as rw (it allows none)`},
-		{"defaults: ro", "", Facts{Maps: []MapFacts{{Name: "m", Access: volume.ReadOnly, Bytes: 1 << 40}}}, ""},
+		{"defaults: ro", "", Facts{Maps: []MapFacts{{Name: "m", Access: volume.ReadOnly, Bytes: 1 << 20}}}, ""},
+		{"defaults: 64 MiB of maps", "", Facts{Maps: []MapFacts{{Bytes: 32 << 20}, {Bytes: 32 << 20}}}, ""},
+		{"defaults: a byte more", "", Facts{Maps: []MapFacts{{Bytes: 64 << 20}, {Bytes: 1}}}, "67108865 bytes of maps (it allows 67108864)"},
+		{"more than the default", "maxMapBytes: 1Gi", Facts{Maps: []MapFacts{{Bytes: 1 << 30}}}, ""},
+		{"defaults: any number of programs and instructions", "", Facts{Programs: make([]ProgramFacts, 500)}, ""},
+		{"programs", "maxPrograms: 2", Facts{Programs: make([]ProgramFacts, 2)}, ""},
+		{"a program too many", "maxPrograms: 2", Facts{Programs: make([]ProgramFacts, 3)}, "3 programs (it allows 2)"},
+		{"instructions of each", "maxInstructions: 100", Facts{Programs: []ProgramFacts{{Instructions: 100}, {Instructions: 100}}}, ""},
+		{"an instruction too many", "maxInstructions: 100", Facts{Programs: []ProgramFacts{{}, {Name: "b", Instructions: 101}}}, `101 instructions in program "b" (it allows 100)`},
 		{"defaults: any helper", "", Facts{Programs: []ProgramFacts{{Helpers: []string{"bpf_probe_write_user"}}}}, ""},
 		{"kretprobe is not kprobe", "hooks: [kprobe]", Facts{Attach: attach(&volume.Kprobe{Function: "f", Return: true})}, `hook "kretprobe"`},
 		{"no hooks", "hooks: []", Facts{Attach: attach(tracepoint)}, `hook "tracepoint" for program "prog" (it allows none)`},
@@ -69,6 +83,8 @@ func TestPermit(t *testing.T) {
 		{"helper", "helpers: {deny: [bpf_probe_write_user]}", Facts{Programs: []ProgramFacts{{Name: "a", Helpers: []string{"bpf_redirect"}}}}, ""},
 		{"denied helper", "helpers: {deny: [bpf_probe_write_user]}", Facts{Programs: []ProgramFacts{{}, {Name: "a", Helpers: []string{"bpf_redirect", "bpf_probe_write_user"}}}}, `helper "bpf_probe_write_user", which program "a" calls`},
 		{"denied without its prefix", "helpers: {deny: [probe_write_user]}", Facts{Programs: []ProgramFacts{{Name: "a", Helpers: []string{"bpf_probe_write_user"}}}}, "helper"},
+		{"the program leaves the prefix out", "helpers: {deny: ['kfunc:bpf_task_acquire']}", Facts{Programs: []ProgramFacts{{Name: "a", Helpers: []string{"task_acquire"}}}}, `helper "task_acquire"`},
+		{"denied by number", "helpers: {deny: ['helper#4711']}", Facts{Programs: []ProgramFacts{{Name: "a", Helpers: []string{"helper#4711"}}}}, `helper "helper#4711", which program "a" calls`},
 		{"many objections", "hooks: [], interfaces: []", Facts{Attach: attach(xdp(1, "a"), tc(1, "b"))}, `hook "xdp" for program "prog" (it allows none) (and 3 more)`},
 	} {
 		g, err := granted(t, c.allow).Permit(t.Context(), c.facts)
@@ -79,6 +95,62 @@ func TestPermit(t *testing.T) {
 			continue
 		}
 		wantDenied(t, err, `policy "p0" does not allow `, c.want, "image ghcr.io/acme/x@sha256:")
+	}
+}
+
+// Each objection is explained in docs/events.md, in the words that a user reads.
+func TestObjectionsAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("../docs/events.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented []*regexp.Regexp
+	for _, m := range regexp.MustCompile("(?m)^  - `([^`]*)`").FindAllStringSubmatch(string(text), -1) {
+		pattern := regexp.MustCompile("<[^<>]+>").ReplaceAllString(regexp.QuoteMeta(m[1]), ".*")
+		documented = append(documented, regexp.MustCompile("^"+pattern+"$"))
+	}
+	nothing := Allow{DenyHelpers: []string{"bpf_redirect"}, MaxMapBytes: new(uint64), MinPriority: 1, MaxPriority: 2, MaxPrograms: 1, MaxInstructions: 1}
+	objections := nothing.objections(Facts{
+		Attach:   attach(&volume.XDP{Interfaces: []string{"eth0"}}),
+		Programs: []ProgramFacts{{Name: "a", Instructions: 2, Helpers: []string{"bpf_redirect"}}, {}},
+		Maps:     []MapFacts{{Name: "m", Bytes: 1, Access: volume.ReadWrite}},
+	})
+	if len(objections) != 8 {
+		t.Errorf("got %d objections; a new one is to be asked for here: %q", len(objections), objections)
+	}
+	for _, o := range objections {
+		if !slices.ContainsFunc(documented, func(r *regexp.Regexp) bool { return r.MatchString(o) }) {
+			t.Errorf("docs/events.md does not explain: %s", o)
+		}
+	}
+	if len(documented) != len(objections) {
+		t.Errorf("docs/events.md explains %d objections, there are %d", len(documented), len(objections))
+	}
+}
+
+func TestPermitTellsWhatItJudges(t *testing.T) {
+	var steps []string
+	ctx := WithTrace(t.Context(), func(s Step) { steps = append(steps, fmt.Sprintf("%s %s %t %s", s.Stage, s.Policy, s.OK, s.Text)) })
+	_, err := granted(t, "hooks: [tc]", "writableMaps: ['*']").Permit(ctx, Facts{
+		Attach:   attach(&volume.XDP{Interfaces: []string{"eth0"}}),
+		Programs: []ProgramFacts{{Name: "prog", Instructions: 7, Helpers: []string{"bpf_redirect"}}},
+		Maps:     []MapFacts{{Name: "m", Bytes: 8, Access: volume.ReadWrite, PinByName: true}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		`object  true program "prog": 7 instructions, calls bpf_redirect`,
+		`object  true program "prog" attaches to xdp eth0`,
+		`object  true 1 maps of together 8 bytes at most`,
+		`object  true map "m" is writable for the pod`,
+		`object  true map "m" asks to be pinned by name for the whole machine; it stays in its volume`,
+		`allow p0 false does not allow hook "xdp" for program "prog" (it allows tc)`,
+		`allow p0 false does not allow map "m" as rw (it allows none)`,
+		`allow p1 true allows everything that the programs would do`,
+	}
+	if diff := cmp.Diff(want, steps); diff != "" {
+		t.Errorf("steps (-want +got):\n%s", diff)
 	}
 }
 

@@ -5,9 +5,13 @@ package verify
 import (
 	"context"
 	"errors"
+	"math"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/bpfvol/bpfvol/internal/image"
+	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
 // only is a policy for one glob and some subjects.
@@ -38,7 +42,16 @@ func TestSubjects(t *testing.T) {
 		{[]string{"*"}, Subject{}, false},
 		{[]string{"net/*"}, Subject{Namespace: "net", ServiceAccount: ""}, false},
 		{[]string{"*"}, Subject{Namespace: "", ServiceAccount: "agent"}, false},
-		{[]string{"local/root"}, Subject{Namespace: "local", ServiceAccount: "root"}, true},
+		// local/ is the command line's, and no pod's.
+		{[]string{"local/root"}, LocalSubject("root"), true},
+		{[]string{"local/*"}, LocalSubject("root"), true},
+		{[]string{"*"}, LocalSubject("root"), true},
+		{[]string{"local/root"}, LocalSubject("other"), false},
+		{[]string{"net/*"}, LocalSubject("root"), false},
+		{[]string{"local/root"}, Subject{Namespace: "local", ServiceAccount: "root"}, false},
+		{[]string{"local/*"}, Subject{Namespace: "local", ServiceAccount: "root"}, false},
+		{[]string{"*"}, Subject{Namespace: "local", ServiceAccount: "root"}, true},
+		{[]string{"net/root", "net/*"}, Subject{Namespace: "net", ServiceAccount: "root", Local: true}, false},
 	} {
 		if got := matchSubject(tc.patterns, tc.s); got != tc.want {
 			t.Errorf("%q for %q: got %t", tc.patterns, tc.s, got)
@@ -90,6 +103,48 @@ func TestForSaysWhatCameClosest(t *testing.T) {
 	}
 }
 
+func TestPodInTheNamespaceOfTheCommandLineIsToldWhy(t *testing.T) {
+	ps := Static{only(t, "admins", "ghcr.io/acme/*", "local/root")}
+	_, err := ps.For(t.Context(), Subject{Namespace: "local", ServiceAccount: "root"}, reference("ghcr.io/acme/x"))
+	wantDenied(t, err, `image ghcr.io/acme/x: policy "admins" does not name subject "local/root", as namespace "local" means users of the command line; use another namespace`)
+	if got, err := ps.For(t.Context(), LocalSubject("root"), reference("ghcr.io/acme/x")); err != nil || len(got) != 1 {
+		t.Errorf("the command line: got %q, %v", names(got), err)
+	}
+}
+
+// RBAC is not asked for a PersistentVolume; the subjects of a file are.
+func TestFilesNameWhoMountsAPersistentVolume(t *testing.T) {
+	tenant := Subject{Namespace: "tenant", ServiceAccount: "default", Persistent: true}
+	_, err := Static{only(t, "acme", "ghcr.io/acme/*", "net/agent")}.For(t.Context(), tenant, acmeX)
+	wantDenied(t, err, `does not name subject "tenant/default"`)
+	if got, err := (Static{only(t, "acme", "ghcr.io/acme/*", "tenant/*")}).For(t.Context(), tenant, acmeX); err != nil || len(got) != 1 {
+		t.Errorf("got %q, %v", names(got), err)
+	}
+}
+
+func TestForTellsEachStep(t *testing.T) {
+	ps := Static{
+		only(t, "elsewhere", "quay.io/**", "*"),
+		only(t, "others", "ghcr.io/acme/*", "web/*"),
+		only(t, "mine", "ghcr.io/acme/*", "net/*"),
+	}
+	var steps []Step
+	ctx := WithTrace(t.Context(), func(s Step) { steps = append(steps, s) })
+	if _, err := ps.For(ctx, Subject{Namespace: "net", ServiceAccount: "agent"}, acmeX); err != nil {
+		t.Fatal(err)
+	}
+	want := []Step{
+		{"policy", "elsewhere", false, "does not cover ghcr.io/acme/x (images: quay.io/**)"},
+		{"policy", "others", true, `covers ghcr.io/acme/x by "ghcr.io/acme/*"`},
+		{"policy", "mine", true, `covers ghcr.io/acme/x by "ghcr.io/acme/*"`},
+		{"subject", "others", false, `does not name "net/agent" (subjects: web/*)`},
+		{"subject", "mine", true, `names "net/agent" (subjects: net/*)`},
+	}
+	if diff := cmp.Diff(want, steps); diff != "" {
+		t.Errorf("steps (-want +got):\n%s", diff)
+	}
+}
+
 type failing struct{ err error }
 
 func (f failing) For(context.Context, Subject, image.Reference) ([]*Policy, error) {
@@ -116,11 +171,21 @@ func TestKeyPolicyIsForWhoIsRootAnyway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := (Static{p}).For(t.Context(), Subject{Namespace: "local", ServiceAccount: "root"}, acmeX); err != nil || len(got) != 1 {
+	if got, err := (Static{p}).For(t.Context(), LocalSubject("root"), acmeX); err != nil || len(got) != 1 {
 		t.Errorf("got %q, %v", names(got), err)
 	}
 	if p.Unsigned || len(p.Authorities) != 1 {
 		t.Errorf("got %+v, want one authority and nothing unsigned", p)
+	}
+	everything := Facts{
+		Attach:   attach(&volume.Kprobe{Function: "f"}, &volume.XDP{Interfaces: []string{"lo"}, Priority: 1000}),
+		Programs: []ProgramFacts{{Instructions: 1 << 20, Helpers: []string{"bpf_probe_write_user", "helper#4711"}}},
+		Maps:     []MapFacts{{Name: "m", Bytes: math.MaxUint64, Access: volume.ReadWrite}},
+	}
+	for _, p := range []*Policy{p, UnsignedPolicy()} {
+		if objections := p.Allow.objections(everything); len(objections) > 0 {
+			t.Errorf("%s holds back: %q", p.Name, objections)
+		}
 	}
 	if _, err := KeyPolicy("--key", []byte("bad"), fakeCompile); err == nil {
 		t.Error("took a bad key")

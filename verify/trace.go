@@ -6,10 +6,12 @@ import "context"
 
 // Step is one answer on the way to a decision, for who wants to see why: `bpfvol verify`, `bpfvol doctor --policy`.
 type Step struct {
-	Stage  string // what is asked: "policy", "subject", "signature", "attestation", "allow"
-	Policy string // of which policy; "" where it is about all
-	OK     bool
-	Text   string // the answer in words, with its reason
+	// Stage is what is asked: "policy", "subject", "image", "signature", "attestation", "interface", "object", "allow"; of
+	// policy files also "file" and "authority".
+	Stage  string `json:"stage"`
+	Policy string `json:"policy,omitempty"` // of which policy; "" where it is about all
+	OK     bool   `json:"ok"`
+	Text   string `json:"text"` // the answer in words, with its reason
 }
 
 type traceKey struct{}
@@ -25,3 +27,6 @@ func Trace(ctx context.Context, s Step) {
 		f(s)
 	}
 }
+
+// tracing says whether anyone asked, for steps that cost something to tell.
+func tracing(ctx context.Context) bool { return ctx.Value(traceKey{}) != nil }

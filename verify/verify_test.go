@@ -36,6 +36,12 @@ func (k fakeKey) Verify(_ context.Context, d digest.Digest, s image.Signature) (
 	return Signer{Identity: string(k), Format: s.Format}, nil
 }
 
+func (fakeKey) Attestations() []v1alpha1.Attestation { return nil }
+
+func (fakeKey) Attests(context.Context, digest.Digest, image.Signature, v1alpha1.Attestation) error {
+	return errors.New("attests nothing")
+}
+
 // fakeCompile takes the key's data as the name of a fakeKey.
 func fakeCompile(spec v1alpha1.Authority, _ string) (Authority, error) {
 	if spec.Keyless != nil {

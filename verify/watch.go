@@ -37,7 +37,7 @@ func (d *Dir) Run(ctx context.Context) error {
 	watching := func() bool { return w.Add(parent) == nil && w.Add(d.path) == nil }
 
 	report := reporter{log: klog.FromContext(ctx), dir: d.path}
-	report.state(d.Policies(), d.Err())
+	report.state(d.Policies(), d.fileErr())
 
 	// The first reload follows the first watch, so no change since OpenDir is missed.
 	timer := time.NewTimer(0)
@@ -70,7 +70,7 @@ func (d *Dir) Run(ctx context.Context) error {
 				ok = watching()
 			}
 			err := d.reload()
-			report.state(d.Policies(), d.Err())
+			report.state(d.Policies(), d.fileErr())
 			if !ok || err != nil {
 				timer.Reset(retry)
 			}
@@ -85,7 +85,7 @@ func (d *Dir) poll(ctx context.Context) {
 	defer every.Stop()
 	for {
 		_ = d.reload() // Err has it
-		report.state(d.Policies(), d.Err())
+		report.state(d.Policies(), d.fileErr())
 		select {
 		case <-ctx.Done():
 			return

@@ -11,6 +11,12 @@ import (
 )
 
 // Bytes is a Kubernetes quantity of bytes: 64Mi, 1G, 4096.
+//
+// +kubebuilder:validation:Type=""
+// +kubebuilder:validation:Format=""
+// +kubebuilder:validation:XIntOrString
+// +kubebuilder:validation:MaxLength=26
+// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 0 && self <= 9999999999999999 : self.matches('^[0-9]{1,16}([.][0-9]{1,6})?([kMGTPE]|[KMGTPE]i)?$')",message="is no number of bytes; write it as 64Mi"
 type Bytes uint64
 
 // quantity is what Bytes takes of the Kubernetes syntax; an exponent could ask for a number of any length.

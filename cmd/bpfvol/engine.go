@@ -112,7 +112,7 @@ func localSubject() verify.Subject {
 	if u, err := user.Current(); err == nil {
 		name = u.Username
 	}
-	return verify.Subject{Namespace: "local", ServiceAccount: name}
+	return verify.LocalSubject(name)
 }
 
 // attributeOptions are the volume attributes as flags: the same parser, the same errors.

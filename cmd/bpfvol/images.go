@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/volume"
@@ -21,13 +22,36 @@ import (
 
 // imageOptions say where images come from.
 type imageOptions struct {
-	cacheDir, registries, registriesDir string
+	cacheDir, registries, registriesDir, dockerConfig string
+
+	logins *image.DockerConfigFile // of dockerConfig, where there is one
 }
 
+// flags has credentials of whoever calls, as docker has them.
 func (o *imageOptions) flags(cmd *cobra.Command) {
+	o.nodeFlags(cmd)
+	cmd.Flags().Lookup("docker-config").DefValue = defaultDockerConfig()
+	o.dockerConfig = defaultDockerConfig()
+}
+
+// nodeFlags has credentials only where they are given.
+func (o *imageOptions) nodeFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.cacheDir, "cache-dir", defaultCacheDir(), "`DIR` of the image cache, an OCI layout below it")
 	cmd.Flags().StringVar(&o.registries, "registries", "", "YAML `FILE` of registry hosts: mirrors, CA files, plain HTTP")
 	cmd.Flags().StringVar(&o.registriesDir, "registries-dir", "", "`DIR` of containerd's hosts.toml files, such as /etc/containerd/certs.d, beside --registries")
+	cmd.Flags().StringVar(&o.dockerConfig, "docker-config", "", "JSON `FILE` of registry credentials, as docker login writes it; read again when it changes. Programs that it names are not run")
+}
+
+// defaultDockerConfig is where docker login writes. It need not exist.
+func defaultDockerConfig() string {
+	dir := os.Getenv("DOCKER_CONFIG")
+	if home, err := os.UserHomeDir(); dir == "" && err == nil {
+		dir = filepath.Join(home, ".docker")
+	}
+	if dir == "" {
+		return ""
+	}
+	return filepath.Join(dir, "config.json")
 }
 
 // defaultCacheDir is the daemon's cache, or one below the home of a user who could not write there.
@@ -56,15 +80,43 @@ func (o *imageOptions) openDir(ctx context.Context, dir string) (*image.Store, e
 			return nil, fmt.Errorf("--registries-dir: %w", err)
 		}
 	}
-	store, err := image.Open(image.Options{Dir: dir, Registries: hosts, UserAgent: "bpfvol/" + version, Context: ctx})
+	logins, err := o.openDockerConfig(klog.FromContext(ctx))
+	if err != nil {
+		return nil, err
+	}
+	store, err := image.Open(image.Options{Dir: dir, Registries: hosts, Keyring: logins, UserAgent: "bpfvol/" + version, Context: ctx})
 	if errors.Is(err, os.ErrPermission) {
 		return nil, hinted(err, "use another directory: --cache-dir DIR")
 	}
 	return store, err
 }
 
+// openDockerConfig opens the credentials; nil where there are none.
+func (o *imageOptions) openDockerConfig(log klog.Logger) (image.Keyring, error) {
+	if o.dockerConfig == "" {
+		return nil, nil
+	}
+	logins, err := image.OpenDockerConfigFile(o.dockerConfig, func(problem error) {
+		log.Info("registry credentials are not as they should be", "problem", problem)
+	})
+	switch {
+	case o.dockerConfig == defaultDockerConfig() && errors.Is(err, os.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, hinted(fmt.Errorf("--docker-config: %w", err), `to go without: --docker-config ""`)
+	}
+	o.logins = logins
+	return logins, nil
+}
+
 // explain adds to an error about an image's registry what its caller can do here.
 func (o *imageOptions) explain(err error, ref image.Reference) error {
+	if errors.Is(err, image.ErrUnauthenticated) {
+		err = hinted(err, "credentials are those of docker login "+ref.Registry+", or of --docker-config FILE")
+		if o.logins != nil && o.logins.Ignored() != "" {
+			err = hinted(err, "not used of "+o.dockerConfig+": "+o.logins.Ignored())
+		}
+	}
 	if err == nil || !strings.Contains(err.Error(), "--registries") {
 		return err
 	}

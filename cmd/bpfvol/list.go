@@ -23,7 +23,7 @@ List shows every volume that was published here, by kubelet for a pod or by hand
 mounted, and its health: ok if it is mounted and each of its programs runs where it was attached, else what is wrong. That
 does not mend itself: delete the pod, or unpublish the volume and publish it again.
 
-JSON and YAML have all of the record, such as attributes, digest, policy and signer, and with it
+JSON and YAML have all of the record, such as attributes, digest, policy, authority and signer, and with it
 "health": {"healthy": false, "problems": ["xdp eth0: nothing runs: the interface is gone"]}.`),
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -135,8 +135,17 @@ func TestScripts(t *testing.T) {
 					t.Error(err)
 				}
 			})
+			// A registry that wants a login, and a docker config that has it.
+			private := imagetest.Start(t)
+			private.Intercept(imagetest.BasicAuth("alice", "hunter22"))
+			env.Setenv("PRIVATE", private.Host)
+			login := `{"auths": {"` + private.Host + `": {"username": "alice", "password": "hunter22"}}}`
+			if err := os.WriteFile(env.WorkDir+"/login.json", []byte(login), 0o600); err != nil {
+				return err
+			}
 			env.Setenv("BPFVOL_REGISTRIES", env.WorkDir+"/registries.yaml")
-			return os.WriteFile(env.WorkDir+"/registries.yaml", []byte("registries:\n- host: "+host+"\n  plainHTTP: true\n"), 0o644)
+			hosts := "registries:\n- host: " + host + "\n  plainHTTP: true\n- host: " + private.Host + "\n  plainHTTP: true\n"
+			return os.WriteFile(env.WorkDir+"/registries.yaml", []byte(hosts), 0o644)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			// pair makes two network namespaces, $NODE and $PEER, with an interface veth0 each, 10.0.0.1 and 10.0.0.2, joined. For

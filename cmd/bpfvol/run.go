@@ -252,7 +252,7 @@ func describe(w io.Writer, engine *node.Engine, id string) error {
 		if v.VolumeID != id {
 			continue
 		}
-		fmt.Fprintf(w, "image   %s\nsigner  %s (policy %s)\n", byDigest(v.Image, v.Digest.String()), printable(v.Signer), v.Policy)
+		fmt.Fprintf(w, "image   %s\nsigner  %s (policy %s%s)\n", byDigest(v.Image, v.Digest.String()), printable(v.Signer), v.Policy, comma(v.Authority))
 		for _, p := range points {
 			for _, m := range p.Members {
 				if m.VolumeID == id {
@@ -273,6 +273,14 @@ func describe(w io.Writer, engine *node.Engine, id string) error {
 		}
 	}
 	return nil
+}
+
+// comma puts a word behind another, if there is one.
+func comma(s string) string {
+	if s == "" {
+		return ""
+	}
+	return ", " + s
 }
 
 // parenthesised is what follows a name, if anything does.

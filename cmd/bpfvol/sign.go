@@ -5,7 +5,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -123,57 +122,6 @@ writes, tag and referrer are what cosign v2 writes. The key's password is read f
 	cmd.ValidArgsFunction = completeImage
 	o.flags(cmd)
 	return cmd
-}
-
-func newVerify() *cobra.Command {
-	var o layoutOptions
-	var keys []string
-	cmd := &cobra.Command{
-		Use:     "verify IMAGE",
-		GroupID: "image",
-		Short:   "Check an image's signature",
-		Long: strings.TrimSpace(`
-Verify prints who signed an image, and ends with status 1 if none of the keys did. It loads nothing. It asks the
-registry for signatures when the cache has none that fits.`),
-		Example: "  bpfvol verify ghcr.io/acme/count:v1 --key bpfvol.pub",
-		Args:    exactArgs("IMAGE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(keys) == 0 {
-				return &usageError{errors.New("verify: --key FILE is missing; it names the public key that must have signed")}
-			}
-			ref, err := image.ParseReference(args[0])
-			if err != nil {
-				return err
-			}
-			store, root, err := o.resolve(cmd.Context(), ref, cmd.ErrOrStderr())
-			if err != nil {
-				return err
-			}
-			defer store.Close()
-			policies, err := keyPolicies(keys)
-			if err != nil {
-				return err
-			}
-			signed, err := verify.Check(cmd.Context(), root, policies)
-			if err != nil {
-				return err
-			}
-			return printGrants(cmd.OutOrStdout(), ref, signed)
-		},
-	}
-	cmd.Flags().StringArrayVar(&keys, "key", nil, "public key `FILE` (PEM); required; repeatable, any one suffices")
-	cmd.ValidArgsFunction = completeImage
-	o.flags(cmd)
-	return cmd
-}
-
-func printGrants(w io.Writer, ref image.Reference, signed verify.Signed) error {
-	for _, g := range signed.Grants() {
-		if _, err := fmt.Fprintf(w, "%s@%s: signed by %s\n", ref.Name(), signed.Digest(), printable(g.Signer.String())); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // keyPolicies makes a policy of each public key file.

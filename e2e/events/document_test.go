@@ -5,14 +5,13 @@ package events
 import (
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
-)
 
-const documentFile = "../../docs/events.md"
+	"github.com/bpfvol/bpfvol/e2e/eventdoc"
+)
 
 // codesOfTheDriver are all that the driver answers with, in the order of the document. kubelet keeps a volume after some
 // and forgets it after others, so each is a promise.
@@ -36,76 +35,42 @@ var elsewhere = map[string]string{
 	`map "<map>": max_entries is 0, which leaves the size to user space; set mapEntries: <example>`:                                            "loader: TestMapEntries",
 	`variables: the object has no BTF, so their types are unknown; compile it with -g`:                                                         "loader: TestVariablesNeedBTF",
 	`load: <problem>`: "loader: TestEveryMapTypeLoads",
-	`image <image>: unavailable: registry <host>: no answer in time; try again later`:                                                                       "internal/image: TestLyingRegistry",
-	`image <image>: unavailable: registry <host>: certificate is signed by an unknown authority; set caFile in --registries`:                                "internal/image: TestTLS",
-	`image <image>: unavailable: registry <host>: speaks plain HTTP; set plainHTTP in --registries`:                                                         "internal/image: TestTLS",
-	`node plugin: still recovering after its start; the call will be tried again`:                                                                           "csi: TestNotReadyIsNotFinal",
-	`image <image>: image cache: no space left on device`:                                                                                                   "internal/image: TestDiskFull",
-	`program "<program>": <place>: <n> programs run there, more than that the kernel does not take; <fix>`:                                                  "internal/hook: TestFullTracepointSaysSo",
-	`program "<program>": this kernel cannot probe its functions; use a tracepoint, or a kernel with CONFIG_KPROBE_EVENTS`:                                  "internal/hook: TestKernelWithoutKprobesSaysSo",
-	`program "<program>": kernel function "<function>": the kernel has several of this name; <fix>`:                                                         "internal/hook: TestKprobeErrorsSayWhy",
-	`program "<program>": kernel function "<function>": offset <n> is inside an instruction; choose where one begins`:                                       "internal/hook: TestKprobeInsideAFunction",
-	`program "<program>": kernel function "<function>": offset <n> is outside its <n> bytes; choose a smaller one`:                                          "internal/hook: TestKprobeErrorsSayWhy",
-	`program "<program>": kernel function "<function>": the kernel allows no probe <where>; <fix>`:                                                          "internal/hook: TestKprobeErrorsSayWhy",
-	`program "<program>": <place>: the kernel cannot call programs from it; use another, or kprobe`:                                                         "internal/hook: TestFentryOfUntraceableFunctionSaysSo",
-	`program "<program>": LSM hook "<hook>": no program would run there, as bpf is not among the active security modules; boot the node with lsm=<modules>`: "internal/hook: TestLSMProgramThatWouldNeverRunIsRefused",
-	`program "<program>": netfilter <place>: the kernel module <module> is missing, which defrag needs; load it, or leave defrag out`:                       "untested: wants a kernel without the module",
-	`program "<program>": interface "<interface>": not a netkit device; use tc`:                                                                             "internal/hook: TestNetkitErrorsSayWhy",
-	`program "<program>": interface "<interface>": the peer of a netkit device; name the device, and write peer: true`:                                      "internal/hook: TestNetkitErrorsSayWhy",
-	`program "<program>": <place>: <feature> not supported (requires >= <version>)`:                                                                         "untested: wants an older kernel",
-	`program "<program>": binary "<path>": <why>; make it readable`:                                                                                         "untested: wants a file system that refuses root",
-	`program "<program>": binary "<path>": has no function symbols; give an offset in the file`:                                                             "untested: wants a stripped binary",
-	`program "<program>": symbol "<symbol>": offset <n> is outside its <n> bytes; choose a smaller one`:                                                     "internal/hook: TestAttachErrorsLeaveNothing",
-	`program "<program>": cgroup "<path>": not in the cgroup2 file system; name a cgroup of version 2`:                                                      "internal/hook: TestCgroupPathStaysInside",
-	`program "<program>": event "<event>": this machine cannot sample it (<why>); cpu-clock works everywhere`:                                               "untested: wants a machine without hardware events",
-	`program "<program>": cookie of a raw tracepoint: needs Linux 6.10; leave it out`:                                                                       "untested: wants an older kernel",
-	`program "<program>": this kernel does not <what>; see bpfvol doctor`:                                                                                   "loader: TestProgramTypeThatTheKernelRefusesIsNoVerifierError",
-	`program "<program>": <point>: slot of program "<program>": <why>, not supported beside others; use another interface`:                                  "dispatcher: TestFragmentsNeedEveryMember",
-	`program "<program>": <point>: program "<program>": it cannot run beside libxdp's programs, since <why>: not supported`:                                 "dispatcher: TestLibxdpRefusesWhatItCannotRun",
-	`program "<program>": <point>: program "<program>": the kernel refuses it as a component of libxdp's dispatcher: "<reason>": not supported`:             "internal/libxdp: TestLoadErrorIsTheVerifiersLastWord",
-	`program "<program>": <point>: libxdp's protocol: not supported: the kernel refuses freplace programs (<why>); use the fused dispatcher`:                "internal/libxdp: TestRefusalSaysWhatToDo",
+	`image <image>: unavailable: registry <host>: no answer in time; try again later`:                                                                                  "internal/image: TestLyingRegistry",
+	`image <image>: unavailable: registry <host>: certificate is signed by an unknown authority; set caFile in --registries`:                                           "internal/image: TestTLS",
+	`image <image>: unavailable: registry <host>: speaks plain HTTP; set plainHTTP in --registries`:                                                                    "internal/image: TestTLS",
+	`node plugin: still recovering after its start; the call will be tried again`:                                                                                      "csi: TestNotReadyIsNotFinal",
+	`image <image>: image cache: no space left on device`:                                                                                                              "internal/image: TestDiskFull",
+	`program "<program>": <place>: <n> programs run there, more than that the kernel does not take; <fix>`:                                                             "internal/hook: TestFullTracepointSaysSo",
+	`program "<program>": this kernel cannot probe its functions; use a tracepoint, or a kernel with CONFIG_KPROBE_EVENTS`:                                             "internal/hook: TestKernelWithoutKprobesSaysSo",
+	`program "<program>": kernel function "<function>": the kernel has several of this name; <fix>`:                                                                    "internal/hook: TestKprobeErrorsSayWhy",
+	`program "<program>": kernel function "<function>": offset <n> is inside an instruction; choose where one begins`:                                                  "internal/hook: TestKprobeInsideAFunction",
+	`program "<program>": kernel function "<function>": offset <n> is outside its <n> bytes; choose a smaller one`:                                                     "internal/hook: TestKprobeErrorsSayWhy",
+	`program "<program>": kernel function "<function>": the kernel allows no probe <where>; <fix>`:                                                                     "internal/hook: TestKprobeErrorsSayWhy",
+	`program "<program>": <place>: the kernel cannot call programs from it; use another, or kprobe`:                                                                    "internal/hook: TestFentryOfUntraceableFunctionSaysSo",
+	`program "<program>": LSM hook "<hook>": no program would run there, as bpf is not among the active security modules; boot the node with lsm=<modules>`:            "internal/hook: TestLSMProgramThatWouldNeverRunIsRefused",
+	`program "<program>": netfilter <place>: the kernel module <module> is missing, which defrag needs; load it, or leave defrag out`:                                  "untested: wants a kernel without the module",
+	`program "<program>": interface "<interface>": not a netkit device; use tc`:                                                                                        "internal/hook: TestNetkitErrorsSayWhy",
+	`program "<program>": interface "<interface>": the peer of a netkit device; name the device, and write peer: true`:                                                 "internal/hook: TestNetkitErrorsSayWhy",
+	`program "<program>": <place>: <feature> not supported (requires >= <version>)`:                                                                                    "untested: wants an older kernel",
+	`program "<program>": binary "<path>": <why>; make it readable`:                                                                                                    "untested: wants a file system that refuses root",
+	`program "<program>": binary "<path>": has no function symbols; give an offset in the file`:                                                                        "untested: wants a stripped binary",
+	`program "<program>": symbol "<symbol>": offset <n> is outside its <n> bytes; choose a smaller one`:                                                                "internal/hook: TestAttachErrorsLeaveNothing",
+	`program "<program>": cgroup "<path>": not in the cgroup2 file system; name a cgroup of version 2`:                                                                 "internal/hook: TestCgroupPathStaysInside",
+	`program "<program>": event "<event>": this machine cannot sample it (<why>); cpu-clock works everywhere`:                                                          "untested: wants a machine without hardware events",
+	`program "<program>": cookie of a raw tracepoint: needs Linux 6.10; leave it out`:                                                                                  "untested: wants an older kernel",
+	`program "<program>": this kernel does not <what>; see bpfvol doctor`:                                                                                              "loader: TestProgramTypeThatTheKernelRefusesIsNoVerifierError",
+	`program "<program>": <point>: slot of program "<program>": <why>, not supported beside others; use another interface`:                                             "dispatcher: TestFragmentsNeedEveryMember",
+	`program "<program>": <point>: program "<program>": it cannot run beside libxdp's programs, since <why>: not supported`:                                            "dispatcher: TestLibxdpRefusesWhatItCannotRun",
+	`program "<program>": <point>: program "<program>": the kernel refuses it as a component of libxdp's dispatcher: "<reason>": not supported`:                        "internal/libxdp: TestLoadErrorIsTheVerifiersLastWord",
+	`program "<program>": <point>: libxdp's protocol: not supported: the kernel refuses freplace programs (<why>); use the fused dispatcher`:                           "internal/libxdp: TestRefusalSaysWhatToDo",
+	`image <image>: policy "<policy>" does not name subject "<namespace/serviceaccount>", as namespace "local" means users of the command line; use another namespace`: "verify: TestPodInTheNamespaceOfTheCommandLineIsToldWhy",
 	`load: <problem>; see bpfvol doctor`: "loader: TestKconfigIsFilledIn",
 	`<anything else>`:                    "csi: TestCodes",
 }
 
-// entry is one text of the document.
-type entry struct {
-	code string
-	text string
-	*regexp.Regexp
-}
-
-var placeholder = regexp.MustCompile(`<[^<>]+>`)
-
-func document(t *testing.T) (entries []entry, sections []string) {
-	t.Helper()
-	text, err := os.ReadFile(documentFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(text)) {
-		line = strings.TrimSuffix(line, "\n")
-		if code, ok := strings.CutPrefix(line, "## "); ok {
-			sections = append(sections, code)
-		}
-		text, ok := strings.CutPrefix(line, "- `")
-		if !ok {
-			continue
-		}
-		text, ok = strings.CutSuffix(text, "`\\")
-		if !ok || len(sections) == 0 {
-			t.Errorf("entry is not written like the others: %s", line)
-			continue
-		}
-		pattern := placeholder.ReplaceAllString(regexp.QuoteMeta(text), ".*")
-		entries = append(entries, entry{sections[len(sections)-1], text, regexp.MustCompile("^" + pattern + "$")})
-	}
-	return entries, sections
-}
-
 // What the tests of this package want to read is in docs/events.md, under its code.
 func TestEveryTextIsDocumented(t *testing.T) {
-	entries, _ := document(t)
+	entries, _ := eventdoc.Read(t)
 	answers := map[answer]bool{otherArguments: true, inFlight: true, stillPulling: true, notTakenAway: true, notUnpinned: true, noPolicy: true}
 	for _, r := range refusals {
 		answers[answer{r.code, r.says}] = true
@@ -114,21 +79,21 @@ func TestEveryTextIsDocumented(t *testing.T) {
 	for a := range answers {
 		found := false
 		for _, e := range entries {
-			if e.code == a.code.String() && e.MatchString(a.says) {
-				found, met[e.text] = true, true
+			if e.Code == a.code.String() && e.MatchString(a.says) {
+				found, met[e.Text] = true, true
 			}
 		}
 		if !found {
-			t.Errorf("not in %s, under %v: %s", documentFile, a.code, a.says)
+			t.Errorf("not in %s, under %v: %s", eventdoc.File, a.code, a.says)
 		}
 	}
 	for _, e := range entries {
-		where, known := elsewhere[e.text]
+		where, known := elsewhere[e.Text]
 		switch {
-		case !met[e.text] && !known:
-			t.Errorf("%s has a text that no test wants to read: %s", documentFile, e.text)
-		case met[e.text] && known:
-			t.Errorf("tested here, and said to be tested by %s: %s", where, e.text)
+		case !met[e.Text] && !known:
+			t.Errorf("%s has a text that no test wants to read: %s", eventdoc.File, e.Text)
+		case met[e.Text] && known:
+			t.Errorf("tested here, and said to be tested by %s: %s", where, e.Text)
 		}
 	}
 }
@@ -159,7 +124,7 @@ func TestTestsElsewhereExist(t *testing.T) {
 
 // The document has a section for each code, and each has a case.
 func TestEveryCodeIsDocumentedAndTested(t *testing.T) {
-	_, sections := document(t)
+	_, sections := eventdoc.Read(t)
 	var want []string
 	for _, code := range codesOfTheDriver {
 		want = append(want, code.String())

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"debug/elf"
+	"fmt"
 	"net/http"
 	"testing"
 
@@ -126,11 +127,34 @@ func transplanted(t *testing.T, n *node, r repository) digest.Digest {
 func signatureTag(d digest.Digest) string { return d.Algorithm().String() + "-" + d.Encoded() + ".sig" }
 
 // nonsenseToken wants a token, and what gives them out does not.
-func nonsenseToken(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+func nonsenseToken(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	if r.URL.Path == "/token" {
 		w.Write([]byte("<html>"))
 		return
 	}
-	w.Header().Set("WWW-Authenticate", `Bearer realm="http://`+r.Host+`/token",service="test"`)
-	w.WriteHeader(http.StatusUnauthorized)
+	realm("http://"+r.Host+"/token")(w, r, next)
+}
+
+// realm wants a token from an address.
+func realm(address string) imagetest.Hook {
+	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="`+address+`",service="test"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}
+}
+
+// repeats answers a login with nothing but the login.
+func repeats(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+	_, password, ok := r.BasicAuth()
+	if !ok {
+		w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
+	conn, _, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	fmt.Fprintf(conn, "%s\r\n\r\n", password)
+	conn.Close()
 }

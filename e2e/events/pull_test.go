@@ -53,6 +53,28 @@ var registryRefusals = []refusal{
 	{name: "TokenIsNonsense", push: object(bpf.Count), registry: nonsenseToken, attributes: attach(onEth0), code: codes.Unauthenticated,
 		says: `image $IMAGE: not authenticated: registry $REGISTRY: answer of its token server cannot be used: "invalid character '<' looking for beginning of value"; check the registry`,
 	},
+	{name: "LinkLocalRealm", push: object(bpf.Count), registry: realm("http://169.254.169.254/token"), attributes: attach(onEth0), arrange: login("alice"), code: codes.Unauthenticated,
+		says: `image $IMAGE: not authenticated: registry $REGISTRY: answer of its token server cannot be used: "bearer realm host \"169.254.169.254\" is 169.254.169.254, in blocked prefix 169.254.0.0/16"; check the registry`,
+	},
+	{name: "RepeatsCredentials", push: object(bpf.Count), registry: repeats, attributes: attach(onEth0), arrange: login("alice"), code: codes.Unauthenticated,
+		says: `image $IMAGE: not authenticated: registry $REGISTRY: its answer repeats the credentials it was sent; check the registry`,
+	},
+	{name: "CachedForOthers", push: object(bpf.Hooks), attributes: attach(onTrace), arrange: cachedForAlice, code: codes.Unauthenticated,
+		says: `image $IMAGE: cached for other credentials: not authenticated: registry $REGISTRY answered 401; check that the image exists and the credentials may pull it`,
+	},
+	{name: "CachedForOthersNever", push: object(bpf.Hooks), attributes: with(attach(onTrace), "pullPolicy", "Never"), arrange: func(t *testing.T, n *node, req *csi.NodePublishVolumeRequest) {
+		req.VolumeContext["pullPolicy"] = "IfNotPresent"
+		cachedForAlice(t, n, req)
+		req.VolumeContext["pullPolicy"] = "Never"
+	}, code: codes.Unauthenticated,
+		says: `image $IMAGE: not authenticated: it is in the cache for other credentials, and the pull policy is Never; pull it once with these`,
+	},
+	{name: "CachedForOthersUnavailable", push: object(bpf.Hooks), attributes: attach(onTrace), arrange: func(t *testing.T, n *node, req *csi.NodePublishVolumeRequest) {
+		cachedForAlice(t, n, req)
+		n.registry.InterceptFor(t, imagetest.Status("", 500))
+	}, code: codes.Unavailable,
+		says: `image $IMAGE: cached for other credentials: unavailable: registry $REGISTRY answered 500; try again later`,
+	},
 	{name: "HTTP429", push: object(bpf.Count), registry: imagetest.Status("", 429), attributes: attach(onEth0), code: codes.Unavailable,
 		says: `image $IMAGE: unavailable: registry $REGISTRY answered 429; try again later`,
 	},
@@ -80,7 +102,7 @@ var registryRefusals = []refusal{
 	{name: "SpoiledCache", push: object(bpf.Hooks), attributes: attach(onTrace), arrange: func(t *testing.T, n *node, req *csi.NodePublishVolumeRequest) {
 		cached(t, n, req)
 		spoil(t, n)
-		n.registry.set(t, imagetest.Drop(""))
+		n.registry.InterceptFor(t, imagetest.Drop(""))
 	}, code: codes.DataLoss,
 		says: `image $IMAGE: bytes differ from their digest: $SHA in the cache, and it cannot be fetched again: unavailable: registry $REGISTRY: answer was cut off; try again later`,
 	},

@@ -12,6 +12,13 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
+// secret gives a volume a Secret of one key.
+func secret(key, value string) func(*testing.T, *node, *csi.NodePublishVolumeRequest) {
+	return func(_ *testing.T, _ *node, req *csi.NodePublishVolumeRequest) {
+		req.Secrets = map[string]string{key: value}
+	}
+}
+
 // requestRefusals are about what kubelet says.
 var requestRefusals = []refusal{
 	{name: "Block", attributes: attach(onEth0), arrange: func(_ *testing.T, _ *node, req *csi.NodePublishVolumeRequest) {
@@ -28,10 +35,32 @@ var requestRefusals = []refusal{
 	{name: "Group", attributes: attach(onEth0), arrange: capability(func(m *csi.VolumeCapability_MountVolume) { m.VolumeMountGroup = "wheel" }), code: codes.InvalidArgument,
 		says: `volume mount group: "wheel": must be a group number from 0 to 4294967294`,
 	},
+	{name: "SecretOfAnotherType", attributes: attach(onEth0), arrange: secret("password", "hunter2"), code: codes.InvalidArgument,
+		says: `nodePublishSecretRef: the Secret is not of type kubernetes.io/dockerconfigjson; make it with kubectl create secret docker-registry`,
+	},
+	{name: "SecretWithoutLogin", attributes: attach(onEth0), arrange: secret(".dockerconfigjson", `{"auths": {}, "credsStore": "desktop"}`), code: codes.InvalidArgument,
+		says: `nodePublishSecretRef: no user with a password in the Secret (credsStore names a program, and none is run); make it with kubectl create secret docker-registry`,
+	},
+	{name: "SecretNoJSON", attributes: attach(onEth0), arrange: secret(".dockerconfigjson", "hunter2"), code: codes.InvalidArgument,
+		says: `nodePublishSecretRef: .dockerconfigjson: is not the JSON of a docker config; it should look like {"auths": {"ghcr.io": {"auth": "..."}}}`,
+	},
+	{name: "SecretBrokenLogin", attributes: attach(onEth0), arrange: secret(".dockercfg", `{"ghcr.io": {"auth": "hunter2!"}}`), code: codes.InvalidArgument,
+		says: `nodePublishSecretRef: .dockercfg: "ghcr.io": auth is not base64 of user:password; log in again, or create the Secret again`,
+	},
 	{name: "NoPodInfo", attributes: attach(onEth0), arrange: func(_ *testing.T, _ *node, req *csi.NodePublishVolumeRequest) {
 		delete(req.VolumeContext, "csi.storage.k8s.io/serviceAccount.name")
 	}, code: codes.InvalidArgument,
 		says: `csi.storage.k8s.io/serviceAccount.name: missing; set podInfoOnMount: true in the CSIDriver object`,
+	},
+	{name: "NotSaidWhetherPersistent", attributes: attach(onEth0), arrange: func(_ *testing.T, _ *node, req *csi.NodePublishVolumeRequest) {
+		delete(req.VolumeContext, "csi.storage.k8s.io/ephemeral")
+	}, code: codes.InvalidArgument,
+		says: `csi.storage.k8s.io/ephemeral: missing; set podInfoOnMount: true in the CSIDriver object`,
+	},
+	{name: "PersistentByWordOfTheUser", attributes: attach(onEth0), arrange: func(_ *testing.T, _ *node, req *csi.NodePublishVolumeRequest) {
+		req.VolumeContext["csi.storage.k8s.io/ephemeral"] = "no"
+	}, code: codes.InvalidArgument,
+		says: `csi.storage.k8s.io/ephemeral: "no": is not a word of kubelet's; set podInfoOnMount: true in the CSIDriver object`,
 	},
 	{name: "NoAccessMode", attributes: attach(onEth0), arrange: func(_ *testing.T, _ *node, req *csi.NodePublishVolumeRequest) {
 		req.VolumeCapability.AccessMode = nil

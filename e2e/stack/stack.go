@@ -38,6 +38,9 @@ type Options struct {
 	NetNS string
 	// Registry comes before the registry and may answer in its place; nil: nothing does.
 	Registry func(http.Handler) http.Handler
+	// Serve are further arguments of `bpfvol serve`. They come last, so they count: {"--policy-dir", "", "--kubeconfig", file}
+	// takes the policies of a cluster.
+	Serve []string
 	// Log receives what the daemon writes; nil: kept, see DaemonLog.
 	Log io.Writer
 	// Verbosity of the daemon's log.
@@ -108,6 +111,11 @@ func (s *Stack) KubeletDir() string     { return filepath.Join(s.run(), "kubelet
 func (s *Stack) PolicyDir() string      { return filepath.Join(s.Dir, "policy.d") }
 func (s *Stack) RegistriesFile() string { return filepath.Join(s.Dir, "registries.yaml") }
 func (s *Stack) Endpoint() string       { return "unix://" + filepath.Join(s.StateDir(), "csi.sock") }
+
+// Kept are the directories where the daemon and kubelet keep what belongs to a volume.
+func (s *Stack) Kept() []string {
+	return []string{filepath.Join(s.StateDir(), "volumes"), filepath.Join(s.StateDir(), "locks"), s.BPFFSDir(), s.KubeletDir()}
+}
 
 // KeyPrefix is the path of the signing key without .key and .pub.
 func (s *Stack) KeyPrefix() string { return filepath.Join(s.Dir, "demo") }
@@ -183,9 +191,9 @@ func (s *Stack) Command(ctx context.Context, name string, args ...string) *exec.
 
 // StartDaemon starts `bpfvol serve` and returns when its socket answers.
 func (s *Stack) StartDaemon(ctx context.Context) (ready time.Duration, err error) {
-	s.daemon = s.Command(context.WithoutCancel(ctx), s.opts.Bin, "serve",
-		"--endpoint", s.Endpoint(), "--node-id", "node", "--kubelet-dir", s.KubeletDir(),
-		"--policy-dir", s.PolicyDir(), "--http", "", "--v", fmt.Sprint(s.opts.Verbosity))
+	args := []string{"serve", "--endpoint", s.Endpoint(), "--node-id", "node", "--kubelet-dir", s.KubeletDir(),
+		"--policy-dir", s.PolicyDir(), "--http", "", "--v", fmt.Sprint(s.opts.Verbosity)}
+	s.daemon = s.Command(context.WithoutCancel(ctx), s.opts.Bin, append(args, s.opts.Serve...)...)
 	s.daemon.Stderr = &s.log
 	if s.opts.Log != nil {
 		s.daemon.Stderr = s.opts.Log
@@ -216,6 +224,9 @@ func (s *Stack) StartDaemon(ctx context.Context) (ready time.Duration, err error
 
 // DaemonPID is the process id of the running daemon.
 func (s *Stack) DaemonPID() int { return s.daemon.Process.Pid }
+
+// Running says whether the daemon that StartDaemon started still runs.
+func (s *Stack) Running() bool { return s.daemon != nil && len(s.exited) == 0 }
 
 // DaemonLog is what the daemon has written. Call it after StopDaemon.
 func (s *Stack) DaemonLog() string { return s.log.String() }

@@ -32,7 +32,9 @@ var floors = map[string]int{
 	"internal/netns":         2,
 	"internal/pin":           2,
 	"verify/cosign":          3,
+	"internal/cluster":       3,
 	"internal/podfs/mapjson": 3,
+	"internal/admission":     3,
 	"internal/hook":          3,
 	"dispatcher/fuse":        3,
 	"internal/libxdp":        3,
@@ -53,6 +55,7 @@ var benches = []string{
 	"internal/archtest",
 	"internal/bpftest",
 	"internal/image/imagetest",
+	"verify/cosign/cosigntest",
 }
 
 // homes says which packages alone may import a module, or a package of one. Tests and benches may import anything.
@@ -69,6 +72,7 @@ var homes = map[string][]string{
 	"github.com/klauspost/compress":               {"internal/image"},
 	"github.com/vishvananda/netlink":              {"dispatcher", "internal/doctor", "internal/libxdp"},
 	"k8s.io/mount-utils":                          {"internal/doctor"},
+	"k8s.io/client-go":                            {"internal/cluster"},
 	"golang.org/x/sys/unix":                       {"dispatcher", "internal/doctor", "internal/hook", "internal/kernelstate", "internal/libxdp", "internal/netns", "internal/node", "internal/pin", "internal/podfs", "internal/podfs/mapjson"},
 	"github.com/spf13/cobra":                      {"cmd/bpfvol"},
 	"github.com/prometheus/client_golang":         {"cmd/bpfvol"},

@@ -80,13 +80,17 @@ func (s *Store) build(ref Reference, objects []BuildInput, opts BuildOptions) (o
 	}
 	byDigest := ref
 	byDigest.Digest = root.Digest
-	return root, s.layout.update(func(index *ocispec.Index) bool {
+	err = s.layout.update(func(index *ocispec.Index) bool {
 		if i := named(index, cacheName(byDigest)); i >= 0 && !isLocal(index.Manifests[i]) {
 			return set(index, cacheName(ref), root, false) // a registry has these very bytes
 		}
 		set(index, cacheName(byDigest), root, true)
 		return set(index, cacheName(ref), root, true) || true
 	})
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return root, s.proofs.addLocal(cacheName(byDigest)) // also when it has been pushed
 }
 
 // checkInput refuses an object that this package would refuse to read.

@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -86,6 +87,44 @@ func FuzzManifest(f *testing.F) {
 			t.Errorf("error of no kind: %.600q", err.Error())
 		}
 		d.platforms()
+	})
+}
+
+// Whatever a docker config says, an error tells nothing of it, and few credentials come out of it, each for this host.
+func FuzzDockerConfig(f *testing.F) {
+	for _, seed := range []string{
+		`{"auths":{"https://index.docker.io/v1/":{"auth":"dTpw"},"*.example:5000/acme":{"username":"u","password":"p"}}}`,
+		`{"auths":{"[::1]:5000":{"identitytoken":"t"},"a[b-.example":{"auth":"dTpw"}},"credsStore":"x"}`, `{"auths":{"a":{"auth":"!"}}}`, `null`, `{`,
+	} {
+		f.Add([]byte(seed), "r.example:5000/acme/x")
+	}
+	f.Fuzz(func(t *testing.T, data []byte, image string) {
+		ref, err := ParseReference(image)
+		if err != nil {
+			t.Skip()
+		}
+		for _, parse := range []func([]byte) (*DockerConfig, error){ParseDockerConfig, ParseDockercfg} {
+			c, err := parse(data)
+			if err != nil {
+				if len(err.Error()) > 300 {
+					t.Errorf("error is long: %.600q", err.Error())
+				}
+				continue
+			}
+			found := c.Credentials(ref)
+			if len(found) > maxTried || len(found) > 0 && c.Empty() {
+				t.Errorf("%d credentials", len(found))
+			}
+			if again := c.Credentials(ref); !slices.Equal(found, again) {
+				t.Error("the order changes")
+			}
+			for _, l := range c.logins {
+				if l.globs == 0 && l.port == "" && l.key != l.path && !strings.HasPrefix(ref.Name(), l.key) && slices.Contains(found, l.credential) &&
+					!slices.ContainsFunc(c.logins, func(o login) bool { return o.key != l.key && o.credential == l.credential }) {
+					t.Errorf("the login of %q is for %s", l.key, ref)
+				}
+			}
+		}
 	})
 }
 

@@ -594,6 +594,9 @@ func (a *importing) keep(ctx context.Context, names map[digest.Digest][]Referenc
 	}
 	for _, ref := range refs {
 		s.layout.touch(ref.Digest)
+		if err := s.proofs.addLocal(ref.Name() + "@" + ref.Digest.String()); err != nil {
+			return nil, err
+		}
 	}
 	all, err := s.List(ctx)
 	return slices.DeleteFunc(all, func(c Cached) bool {

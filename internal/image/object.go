@@ -76,7 +76,7 @@ func (r *Root) object(ctx context.Context) (Object, error) {
 	})
 	for i, l := range layers {
 		g.Go(func() (err error) {
-			blobs[i], err = r.fetch(gctx, l, layerLimit(l, r.store.limits))
+			blobs[i], err = r.part(gctx, l, layerLimit(l, r.store.limits))
 			return err
 		})
 	}
@@ -107,7 +107,7 @@ func (r *Root) manifest(ctx context.Context) (*document, ocispec.Descriptor, err
 	if err != nil {
 		return nil, d, err
 	}
-	raw, err := r.fetch(ctx, plain(d), r.store.limits.Manifest)
+	raw, err := r.part(ctx, plain(d), r.store.limits.Manifest)
 	if err != nil {
 		return nil, d, err
 	}
@@ -120,7 +120,7 @@ func (r *Root) labels(ctx context.Context, m *document) (map[string]string, erro
 	if m.Config == nil || m.Config.MediaType != ocispec.MediaTypeImageConfig && m.Config.MediaType != dockerConfig {
 		return m.Annotations, nil
 	}
-	raw, err := r.fetch(ctx, plain(*m.Config), r.store.limits.Config)
+	raw, err := r.part(ctx, plain(*m.Config), r.store.limits.Config)
 	if err != nil {
 		return nil, err
 	}
@@ -182,21 +182,49 @@ func (r *Root) fetch(ctx context.Context, d ocispec.Descriptor, most int64) ([]b
 }
 
 // fetch returns the bytes that d describes, from the cache or else by p, which is nil where the network may not be
-// used. Spoiled bytes in the cache are replaced.
+// used. Spoiled bytes in the cache are replaced. Of those who want the same of a repository, the first one fetches it;
+// where his credentials are not good enough, the next one tries.
 func (s *Store) fetch(ctx context.Context, p *pull, d ocispec.Descriptor, most int64) ([]byte, error) {
-	b, cacheErr := s.layout.read(d, most)
-	spoiled := errors.Is(cacheErr, ErrDigestMismatch)
-	switch {
-	case cacheErr == nil:
-		return b, nil
-	case !spoiled && !errors.Is(cacheErr, errAbsent):
-		return nil, cacheErr
-	case p == nil && spoiled:
-		return nil, fmt.Errorf("%w; pull or build it again", cacheErr)
-	case p == nil:
-		return nil, fmt.Errorf("%w: %s; pull or build it again", ErrNotCached, d.Digest)
+	b, cacheErr := s.cached(d, most)
+	if cacheErr == nil || !replaceable(cacheErr) {
+		return b, cacheErr
 	}
-	err := p.try(ctx, func(ctx context.Context, r *remote.Repository) error {
+	if p == nil {
+		return nil, fmt.Errorf("%w; pull or build it again", cacheErr)
+	}
+	err := s.inTurn(ctx, p.name+"@"+d.Digest.String(), func() (err error) {
+		if b, cacheErr = s.cached(d, most); cacheErr == nil || !replaceable(cacheErr) {
+			return cacheErr
+		}
+		b, err = p.fetch(ctx, d)
+		if err != nil && errors.Is(cacheErr, ErrDigestMismatch) {
+			return fmt.Errorf("%w, and it cannot be fetched again: %v", cacheErr, err)
+		}
+		if err != nil {
+			return err
+		}
+		return s.layout.put(d, b)
+	})
+	return b, err
+}
+
+// cached returns bytes of the cache.
+func (s *Store) cached(d ocispec.Descriptor, most int64) ([]byte, error) {
+	b, err := s.layout.read(d, most)
+	if errors.Is(err, errAbsent) {
+		return nil, fmt.Errorf("%w: %s", ErrNotCached, d.Digest)
+	}
+	return b, err
+}
+
+// replaceable reports whether a registry can make an error of the cache good.
+func replaceable(err error) bool {
+	return errors.Is(err, ErrNotCached) || errors.Is(err, ErrDigestMismatch)
+}
+
+// fetch returns the bytes that d describes, from the registry.
+func (p *pull) fetch(ctx context.Context, d ocispec.Descriptor) (b []byte, err error) {
+	err = p.try(ctx, func(ctx context.Context, r *remote.Repository) error {
 		rc, err := r.Fetch(ctx, d)
 		if err != nil && !typed(err) && !errors.Is(err, errdef.ErrNotFound) && ctx.Err() == nil {
 			// The client knows every other error: oras saw headers of something else.
@@ -209,11 +237,5 @@ func (s *Store) fetch(ctx context.Context, p *pull, d ocispec.Descriptor, most i
 		b, err = content.ReadAll(rc, d)
 		return err
 	})
-	if err != nil && spoiled {
-		return nil, fmt.Errorf("%w, and it cannot be fetched again: %v", cacheErr, err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return b, s.layout.put(d, b)
+	return b, err
 }

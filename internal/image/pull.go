@@ -3,12 +3,14 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -17,32 +19,29 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 )
 
-// Credential is one login for a registry.
-type Credential struct {
-	Username, Password string
-	IdentityToken      string // an OAuth2 refresh token, instead of a password
-}
-
-// Keyring knows the credentials that may fit a reference, best first. They are tried in order, then none.
-type Keyring interface {
-	Credentials(Reference) []Credential
-}
-
 // pull is the way to one repository on behalf of one keyring: the repository's mirrors in order, then its host. It
 // holds the tokens that the registry gave out, and is never shared between keyrings.
 type pull struct {
+	name      string // of the repository
 	endpoints []*endpoint
 	identity  string // of the credentials, without being them
 }
 
 // endpoint is one host that may have the repository.
 type endpoint struct {
-	host       string
-	onlyPulls  bool // what a tag stands for is not asked there
-	allowed    error
-	repository []*remote.Repository // one per credential
-	first      atomic.Int32         // the credential that worked
-	down       atomic.Bool
+	host      string
+	onlyPulls bool // what a tag stands for is not asked there
+	allowed   error
+	access    []access     // one per credential, the last without
+	first     atomic.Int32 // the one that was not refused
+	down      atomic.Bool
+}
+
+// access is one host with one credential.
+type access struct {
+	repository *remote.Repository
+	credential Credential
+	hash       string // of the credential, as in records
 }
 
 const (
@@ -50,28 +49,46 @@ const (
 	backoff  = 50 * time.Millisecond // and four times as long before each further attempt
 )
 
+// newPull is the way for those who bring k: its credentials first, then those of the node, then none.
 func (s *Store) newPull(ref Reference, k Keyring) *pull {
-	if k == nil {
-		k = s.keyring
-	}
-	p := &pull{}
+	keyrings := Keyrings{k, s.keyring}
+	p := &pull{name: ref.Name()}
 	id := sha256.New()
 	for _, w := range s.guard.registries.order(ref.Registry) {
 		at := ref
 		at.Registry = w.host
-		var creds []Credential
-		if k != nil {
-			creds = k.Credentials(at)
-		}
 		e := &endpoint{host: w.host, onlyPulls: w.onlyPulls, allowed: s.guard.registries.allow(w.host)}
-		for _, c := range append(creds, Credential{}) {
+		for _, c := range append(keyrings.Credentials(at), Credential{}) {
 			fmt.Fprintf(id, "%q %q %q %q\n", w.host, c.Username, c.Password, c.IdentityToken)
-			e.repository = append(e.repository, s.repository(ref, w, c))
+			e.access = append(e.access, access{s.repository(ref, w, c), c, s.proofs.hash(w.host, c)})
 		}
 		p.endpoints = append(p.endpoints, e)
 	}
 	p.identity = hex.EncodeToString(id.Sum(nil))
 	return p
+}
+
+// hashes are those of all credentials of p.
+func (p *pull) hashes() []string {
+	var all []string
+	for _, e := range p.endpoints {
+		for _, a := range e.access {
+			all = append(all, a.hash)
+		}
+	}
+	return all
+}
+
+// hashOf is the hash of the credential that a repository of p is asked with.
+func (p *pull) hashOf(r *remote.Repository) string {
+	for _, e := range p.endpoints {
+		for _, a := range e.access {
+			if a.repository == r {
+				return a.hash
+			}
+		}
+	}
+	return public
 }
 
 func (s *Store) repository(ref Reference, w way, c Credential) *remote.Repository {
@@ -86,7 +103,7 @@ func (s *Store) repository(ref Reference, w way, c Credential) *remote.Repositor
 		})
 	}
 	return &remote.Repository{
-		Client:               &client{way: w, registry: ref.Registry, auth: a, manifest: s.limits.Manifest},
+		Client:               &client{way: w, registry: ref.Registry, auth: a, credential: c, manifest: s.limits.Manifest},
 		Reference:            where,
 		PlainHTTP:            s.guard.registries.hosts[w.host].plainHTTP,
 		ReferrerListMaxPages: 16,
@@ -97,7 +114,7 @@ func (s *Store) repository(ref Reference, w way, c Credential) *remote.Repositor
 
 // resolvers is the same way with the endpoints whose word on tags counts.
 func (p *pull) resolvers() (*pull, error) {
-	out := &pull{identity: p.identity}
+	out := &pull{name: p.name, identity: p.identity}
 	for _, e := range p.endpoints {
 		if !e.onlyPulls {
 			out.endpoints = append(out.endpoints, e)
@@ -112,13 +129,23 @@ func (p *pull) resolvers() (*pull, error) {
 // try runs op with each endpoint until one succeeds. The last endpoint, the host itself, has the last word: what it
 // says is the error.
 func (p *pull) try(ctx context.Context, op func(context.Context, *remote.Repository) error) error {
+	return p.run(ctx, op, ErrUnauthenticated)
+}
+
+// search is try for an op that finds out which credential is good for a repository. Of one that a credential may not
+// see, some registries say that it does not exist.
+func (p *pull) search(ctx context.Context, op func(context.Context, *remote.Repository) error) error {
+	return p.run(ctx, op, ErrUnauthenticated, ErrNotFound)
+}
+
+func (p *pull) run(ctx context.Context, op func(context.Context, *remote.Repository) error, refusals ...error) error {
 	var err error
 	for i, e := range p.endpoints {
 		mirror := i < len(p.endpoints)-1
 		if mirror && e.down.Load() {
 			continue
 		}
-		if err = e.try(ctx, mirror, op); err == nil || ctx.Err() != nil {
+		if err = e.run(ctx, mirror, op, refusals); err == nil || ctx.Err() != nil {
 			return classify(e.host, err)
 		}
 		if errors.Is(err, ErrUnavailable) {
@@ -128,23 +155,31 @@ func (p *pull) try(ctx context.Context, op func(context.Context, *remote.Reposit
 	return err
 }
 
-func (e *endpoint) try(ctx context.Context, mirror bool, op func(context.Context, *remote.Repository) error) (err error) {
+// run runs op with each credential until one is not refused. Where all are, the first one's answer is the error.
+func (e *endpoint) run(ctx context.Context, mirror bool, op func(context.Context, *remote.Repository) error, refusals []error) error {
 	if e.allowed != nil {
 		return e.allowed
 	}
-	for i := int(e.first.Load()); i < len(e.repository); i++ {
-		if err = e.attempt(ctx, mirror, e.repository[i], op); !errors.Is(err, ErrUnauthenticated) {
+	var refused error
+	for i := int(e.first.Load()); i < len(e.access); i++ {
+		err := e.attempt(ctx, mirror, e.access[i], op)
+		if !slices.ContainsFunc(refusals, func(r error) bool { return errors.Is(err, r) }) {
 			e.first.Store(int32(i))
 			return err
 		}
+		refused = cmp.Or(refused, err)
 	}
-	return err
+	return refused
 }
 
-func (e *endpoint) attempt(ctx context.Context, mirror bool, r *remote.Repository, op func(context.Context, *remote.Repository) error) error {
+func (e *endpoint) attempt(ctx context.Context, mirror bool, a access, op func(context.Context, *remote.Repository) error) error {
 	wait := backoff
 	for n := 1; ; n++ {
-		err := classify(e.host, op(ctx, r))
+		err := op(ctx, a.repository)
+		if a.credential.repeatedBy(err) {
+			err = errRepeated(e.host)
+		}
+		err = classify(e.host, err)
 		if mirror || n == attempts || !errors.Is(err, ErrUnavailable) {
 			return err
 		}
@@ -155,4 +190,9 @@ func (e *endpoint) attempt(ctx context.Context, mirror bool, r *remote.Repositor
 		}
 		wait *= 4
 	}
+}
+
+// errRepeated takes the place of an error that has credentials in it, from a registry that repeats what it was sent.
+func errRepeated(host string) error {
+	return fmt.Errorf("%w: registry %s: its answer repeats the credentials it was sent; check the registry", ErrUnauthenticated, host)
 }

@@ -19,7 +19,7 @@ import (
 
 // PushOptions say how an image is pushed.
 type PushOptions struct {
-	Keyring  Keyring      // the store's where nil
+	Keyring  Keyring      // asked before the store's; may be nil
 	Progress func(string) // told of each blob and manifest, in words, one at a time; may be nil
 }
 

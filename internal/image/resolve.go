@@ -18,12 +18,13 @@ import (
 // PullOptions say how an image may be fetched.
 type PullOptions struct {
 	Policy  volume.PullPolicy // IfNotPresent where empty
-	Keyring Keyring           // the store's where nil
+	Keyring Keyring           // asked before the store's; may be nil
 }
 
 // Resolve asks once what ref stands for: the registry where the policy says so, else the cache. With Always a tag is
 // asked for at the registry each time, and a registry that does not answer is an error; a digest cannot change, so it
-// is taken from the cache under any policy. Images built here are found unless the policy is Always.
+// is taken from the cache under any policy. Images built here are found unless the policy is Always. What the cache has
+// from a registry is for those alone whose credentials may pull it; see proofs.
 func (s *Store) Resolve(ctx context.Context, ref Reference, opts PullOptions) (*Root, error) {
 	orDefault(&opts.Policy, volume.PullIfNotPresent)
 	p := s.newPull(ref, opts.Keyring)
@@ -52,6 +53,11 @@ func (s *Store) resolve(ctx context.Context, p *pull, ref Reference, policy volu
 		return s.fetchRoot(ctx, p, ref, policy, ref.target())
 	}
 	root := &Root{Reference: ref, Descriptor: plain(d), store: s, policy: policy, pull: p, local: isLocal(d)}
+	if !root.local {
+		if root.proof, err = s.prove(ctx, p, ref, d.Digest, policy); err != nil {
+			return nil, err
+		}
+	}
 	if policy == volume.PullNever || root.local {
 		root.pull = nil
 	}
@@ -94,7 +100,9 @@ func (s *Store) fetchRoot(ctx context.Context, p *pull, ref Reference, policy vo
 			return nil, err
 		}
 	}
-	err := ask.try(ctx, func(ctx context.Context, r *remote.Repository) (err error) {
+	var used string
+	err := ask.search(ctx, func(ctx context.Context, r *remote.Repository) (err error) {
+		used = p.hashOf(r)
 		root.Descriptor, root.Raw, err = fetchManifest(ctx, r, target)
 		if err != nil {
 			return err
@@ -117,6 +125,10 @@ func (s *Store) fetchRoot(ctx context.Context, p *pull, ref Reference, policy vo
 		}
 		return changed
 	})
+	if err != nil {
+		return nil, err
+	}
+	root.proof, err = s.proofs.add(cacheName(byDigest), used)
 	return root, err
 }
 

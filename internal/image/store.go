@@ -17,7 +17,7 @@ import (
 type Options struct {
 	Dir        string // the OCI layout
 	Registries Registries
-	Keyring    Keyring // for calls that bring none
+	Keyring    Keyring // of the node: asked after the one of a call
 	Arch       string  // GOARCH of the objects wanted
 	Limits     Limits
 	UserAgent  string          // "bpfvol/v0.1.0"
@@ -28,6 +28,7 @@ type Options struct {
 // several processes.
 type Store struct {
 	layout    *layout
+	proofs    *proofs
 	guard     *guard
 	keyring   Keyring
 	arch      string
@@ -39,6 +40,7 @@ type Store struct {
 	mu     sync.Mutex
 	grown  chan struct{}    // the cache has: see Tend
 	calls  map[string]*call // in flight, by key
+	turns  map[string]chan struct{}
 	wg     sync.WaitGroup
 	closed bool
 }
@@ -51,13 +53,23 @@ type call struct {
 }
 
 // Open opens the layout at opts.Dir, which it makes if need be. The caller must Close the result.
-func Open(opts Options) (*Store, error) {
+func Open(opts Options) (_ *Store, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("image cache %s: %w", opts.Dir, err)
+		}
+	}()
 	l, err := openLayout(opts.Dir)
 	if err != nil {
-		return nil, fmt.Errorf("image cache %s: %w", opts.Dir, err)
+		return nil, err
+	}
+	p, err := openProofs(l)
+	if err != nil {
+		return nil, errors.Join(err, l.close())
 	}
 	s := &Store{
 		layout:    l,
+		proofs:    p,
 		guard:     newGuard(opts.Registries),
 		keyring:   opts.Keyring,
 		arch:      hostArch(opts.Arch),
@@ -65,6 +77,7 @@ func Open(opts Options) (*Store, error) {
 		userAgent: opts.UserAgent,
 		grown:     make(chan struct{}, 1),
 		calls:     map[string]*call{},
+		turns:     map[string]chan struct{}{},
 	}
 	orDefault(&s.userAgent, "bpfvol")
 	parent := opts.Context
@@ -141,6 +154,34 @@ func held[T any](s *Store, fn func() (T, error)) (T, error) {
 	}
 	defer release()
 	defer s.wake()
+	return fn()
+}
+
+// inTurn runs fn when nobody else runs one with the same key, or gives up with ctx.
+func (s *Store) inTurn(ctx context.Context, key string, fn func() error) error {
+	mine := make(chan struct{})
+	for {
+		s.mu.Lock()
+		other, taken := s.turns[key]
+		if !taken {
+			s.turns[key] = mine
+		}
+		s.mu.Unlock()
+		if !taken {
+			break
+		}
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return waited(ctx.Err())
+		}
+	}
+	defer func() {
+		s.mu.Lock()
+		delete(s.turns, key)
+		s.mu.Unlock()
+		close(mine)
+	}()
 	return fn()
 }
 

@@ -176,10 +176,11 @@ func (g *guard) trusts(addr string) bool {
 // but for 404, which oras handles itself, and it reads manifests to their end: limited, hashed, and with the headers
 // that oras looks at set from the bytes.
 type client struct {
-	way      way
-	registry string // whose images are wanted
-	auth     *auth.Client
-	manifest int64 // limit
+	way        way
+	registry   string // whose images are wanted
+	auth       *auth.Client
+	credential Credential // that auth may send
+	manifest   int64      // limit
 }
 
 func (c *client) Do(req *http.Request) (*http.Response, error) {
@@ -188,6 +189,8 @@ func (c *client) Do(req *http.Request) (*http.Response, error) {
 		var token *errcode.ErrorResponse
 		var network *url.Error
 		switch {
+		case c.credential.repeatedBy(innermost(err)):
+			return nil, errRepeated(c.way.host)
 		case errors.As(err, &token) && token.StatusCode < 500 && token.StatusCode != http.StatusTooManyRequests:
 			return nil, answered(c.way.host, http.StatusUnauthorized) // by the token server, also where it says 404
 		case !errors.As(err, &token) && !errors.As(err, &network) && !errors.Is(err, auth.ErrBasicCredentialNotFound):

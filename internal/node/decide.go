@@ -4,6 +4,9 @@ package node
 
 import (
 	"context"
+	"errors"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/bpfvol/bpfvol/dispatcher"
@@ -30,12 +33,36 @@ type member struct {
 	point   *dispatcher.Point // nil where the kernel itself shares the hook
 }
 
-// decide carries req through the stages that have no effect.
-func (e *Engine) decide(ctx context.Context, req Request, spec volume.Spec) (*decided, error) {
+// resolver finds the points of a hook: dispatcher.Resolve, but for dry runs.
+type resolver func(context.Context, volume.Hook) ([]dispatcher.Point, error)
+
+func pointsHere(_ context.Context, h volume.Hook) ([]dispatcher.Point, error) {
+	return dispatcher.Resolve(h)
+}
+
+// decide carries req through the stages that have no effect. The first result is nil unless the second one is Admitted.
+func (e *Engine) decide(ctx context.Context, req Request, spec volume.Spec, resolve resolver) (*decided, Decision) {
+	d := Decision{Pod: req.Pod, Subject: req.Subject}
+	v, err := e.stages(ctx, req, spec, resolve, &d)
+	if err != nil {
+		var denied *verify.DeniedError
+		if errors.As(err, &denied) {
+			d.Policy = denied.Policy
+		}
+		d.Err = err
+		return nil, d
+	}
+	d.Policy, d.Authority, d.Signer = v.grant.Policy.Name, v.grant.Signer.Authority, v.grant.Signer.String()
+	return v, d
+}
+
+// stages fills in what of d is known before the end.
+func (e *Engine) stages(ctx context.Context, req Request, spec volume.Spec, resolve resolver, d *Decision) (*decided, error) {
 	ref, err := image.ParseReference(spec.Image)
 	if err != nil {
 		return nil, err
 	}
+	d.Image = ref.String()
 	policies, err := e.opts.Policies.For(ctx, req.Subject, ref)
 	if err != nil {
 		return nil, err
@@ -45,6 +72,8 @@ func (e *Engine) decide(ctx context.Context, req Request, spec volume.Spec) (*de
 	if err != nil {
 		return nil, err
 	}
+	d.Digest = root.Digest
+	verify.Trace(ctx, verify.Step{Stage: "image", OK: true, Text: d.Image + " is " + root.Digest.String()})
 	e.reached(StageResolved)
 	signed, err := verify.Check(ctx, root, policies)
 	if err != nil {
@@ -58,9 +87,10 @@ func (e *Engine) decide(ctx context.Context, req Request, spec volume.Spec) (*de
 	e.reached(StageOpened)
 	object, err := loader.Parse(code, spec)
 	if err != nil {
+		verify.Trace(ctx, verify.Step{Stage: "object", Text: err.Error()})
 		return nil, err
 	}
-	members, facts, err := place(object)
+	members, facts, err := place(ctx, object, resolve)
 	if err != nil {
 		return nil, err
 	}
@@ -74,17 +104,18 @@ func (e *Engine) decide(ctx context.Context, req Request, spec volume.Spec) (*de
 
 // place finds the points of every attachment, and the facts that a policy judges: with the interfaces as they are
 // on this node, not as they were asked for.
-func place(object *loader.Object) ([]member, verify.Facts, error) {
+func place(ctx context.Context, object *loader.Object, resolve resolver) ([]member, verify.Facts, error) {
 	var members []member
 	facts := object.Facts()
 	facts.Attach = nil
 	for _, a := range object.Attach() {
-		if len(volume.Interfaces(a.Hook)) == 0 {
+		asked := volume.Interfaces(a.Hook)
+		if len(asked) == 0 {
 			members = append(members, member{program: a.Program, hook: a.Hook})
 			facts.Attach = append(facts.Attach, a)
 			continue
 		}
-		points, err := dispatcher.Resolve(a.Hook)
+		points, err := resolve(ctx, a.Hook)
 		if err != nil {
 			return nil, facts, err
 		}
@@ -96,6 +127,9 @@ func place(object *loader.Object) ([]member, verify.Facts, error) {
 			}
 			members = append(members, m)
 			names = append(names, p.Interface)
+		}
+		if !slices.Equal(names, asked) {
+			verify.Trace(ctx, verify.Step{Stage: "interface", OK: true, Text: strings.Join(asked, ", ") + " is here " + strings.Join(names, ", ")})
 		}
 		facts.Attach = append(facts.Attach, volume.Attach{Program: a.Program, Hook: onInterfaces(a.Hook, names)})
 	}
@@ -136,6 +170,7 @@ func (v *decided) record(req Request) *Record {
 		Digest:     v.root.Digest,
 		Object:     v.code.Object().Digest,
 		Policy:     v.grant.Policy.Name,
+		Authority:  v.grant.Signer.Authority,
 		Signer:     v.grant.Signer.String(),
 		Programs:   v.programs(),
 	}

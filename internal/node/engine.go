@@ -14,6 +14,8 @@
 // What holds, and the test that shows it:
 //   - a refused or failed publish leaves nothing (TestFailedPublishLeavesNothing)
 //   - kill -9 after any stage, then recovery: nothing is left, and a retry works (TestKilledAfterEachStage)
+//   - what is decided is told once, with its reason (TestEachDecisionIsToldOnce), and a dry run decides the same
+//     (TestDryRunDecidesAsPublishDoes)
 //   - publishing again with the same arguments changes nothing, with others is refused (TestPublishAgain)
 //   - a volume that cannot be taken away holds up no other one (TestRecoverGoesOnPastAStuckVolume)
 //   - a program that stopped makes its volume unhealthy, and no other (TestHealthSaysWhatIsWrong, TestOneDeadInterfaceOfTwo)
@@ -90,6 +92,9 @@ type Options struct {
 
 	// Reached is called after each stage of a publish, for progress and for tests. May be nil.
 	Reached func(Stage)
+	// Decided is called once for each decision, on the goroutine of the publish and before its first effect, so it must not
+	// take long. A publish that was carried out before is no new decision. May be nil.
+	Decided func(context.Context, Decision)
 }
 
 // Engine publishes volumes on this node. Its methods are safe for concurrent use, also by several processes that
@@ -148,8 +153,8 @@ func Open(opts Options) (*Engine, error) {
 	return Look(opts), nil
 }
 
-// Look makes an engine for List and Status alone. It creates and mounts nothing: where nothing was ever published,
-// both are empty.
+// Look makes an engine for List, Status and DryRun alone. It creates and mounts nothing: where nothing was ever published,
+// the first two are empty.
 func Look(opts Options) *Engine {
 	types := btf.NewCache()
 	return &Engine{

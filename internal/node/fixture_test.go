@@ -38,6 +38,7 @@ type fixture struct {
 	opts     Options
 	registry *imagetest.Server
 	key      []byte // private
+	public   []byte // of key
 	pods     string // TargetRoot
 	volumes  int
 }
@@ -57,7 +58,23 @@ func newFixture(t testing.TB) *fixture {
 		t.Fatal(err)
 	}
 	f.key = private
-	policy := `
+	f.public = public
+	f.opts = Options{
+		StateDir:   filepath.Join(dir, "state"),
+		BPFFSDir:   filepath.Join(bpftest.BPFFS(t), "bpfvol"),
+		TargetRoot: f.pods,
+		Images:     imagetest.Store(t, f.registry.Host),
+		Policies:   f.policy(t, public, "hooks: ["+strings.Join(kinds(), ", ")+"], maxMapBytes: 1Pi"),
+	}
+	tmpfs(t, f.opts.StateDir)
+	f.restart(t)
+	return f
+}
+
+// policy is one for what the key signed in acme/, with what it allows.
+func (f *fixture) policy(t testing.TB, public []byte, allow string) verify.Static {
+	t.Helper()
+	text := `
 apiVersion: bpfvol.io/v1alpha1
 kind: BytecodePolicy
 metadata: {name: acme}
@@ -67,23 +84,14 @@ spec:
   - key:
       data: |
         ` + strings.ReplaceAll(strings.TrimSpace(string(public)), "\n", "\n        ") + `
-  allow: {hooks: [` + strings.Join(kinds(), ", ") + `]}
+  allow: {` + allow + `}
   subjects: [team/app]
 `
-	policies, err := verify.ParsePolicies([]byte(policy), "acme.yaml", cosign.Compile)
+	policies, err := verify.ParsePolicies([]byte(text), "acme.yaml", cosign.Compile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.opts = Options{
-		StateDir:   filepath.Join(dir, "state"),
-		BPFFSDir:   filepath.Join(bpftest.BPFFS(t), "bpfvol"),
-		TargetRoot: f.pods,
-		Images:     imagetest.Store(t, f.registry.Host),
-		Policies:   verify.Static(policies),
-	}
-	tmpfs(t, f.opts.StateDir)
-	f.restart(t)
-	return f
+	return policies
 }
 
 // kinds are all hooks.

@@ -40,9 +40,10 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 	if done || err != nil {
 		return err
 	}
-	v, err := e.decide(ctx, req, spec)
-	if err != nil {
-		return err
+	v, d := e.decide(ctx, req, spec, pointsHere)
+	e.tell(ctx, d)
+	if d.Err != nil {
+		return d.Err
 	}
 	rec := v.record(req)
 	if err := e.apply(ctx, name, v, rec); err != nil {
@@ -53,7 +54,7 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 		}
 		return err
 	}
-	klog.FromContext(ctx).Info("volume published", "image", rec.Digest, "policy", rec.Policy, "signer", rec.Signer, "points", len(v.members))
+	klog.FromContext(ctx).Info("volume published", "image", rec.Digest, "points", len(v.members))
 	return nil
 }
 

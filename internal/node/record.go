@@ -54,8 +54,10 @@ type Record struct {
 	Image  string        `json:"image"`
 	Digest digest.Digest `json:"digest"`
 	Object digest.Digest `json:"object"`
-	Policy string        `json:"policy"`
-	Signer string        `json:"signer"`
+	// Policy admitted the volume, as Signer satisfies its Authority ("key[0]"; "" where it asks for no signature).
+	Policy    string `json:"policy"`
+	Authority string `json:"authority,omitempty"`
+	Signer    string `json:"signer"`
 	// Programs are the attachments in the order they were made.
 	Programs []podfs.Program `json:"programs"`
 	// Files is how many files the volume shows, for NodeGetVolumeStats.

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -24,10 +25,10 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/bpfvol/bpfvol/api/v1alpha1"
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/verify"
 	"github.com/bpfvol/bpfvol/verify/cosign"
+	"github.com/bpfvol/bpfvol/verify/cosign/cosigntest"
 )
 
 var formats = []image.Format{image.FormatTag, image.FormatReferrer, image.FormatBundle}
@@ -244,13 +245,6 @@ func TestKeysThatAreRefused(t *testing.T) {
 	}
 }
 
-func TestKeylessIsNotSupportedYet(t *testing.T) {
-	spec := v1alpha1.Authority{Keyless: &v1alpha1.Keyless{Issuer: "https://issuer", Subject: "me"}}
-	if _, err := cosign.Compile(spec, ""); err == nil || !strings.Contains(err.Error(), "not supported yet by this version") {
-		t.Errorf("got %v", err)
-	}
-}
-
 // In a network namespace of its own not even loopback is up.
 func TestVerifiesWithoutNetwork(t *testing.T) {
 	if os.Geteuid() != 0 {
@@ -262,6 +256,17 @@ func TestVerifiesWithoutNetwork(t *testing.T) {
 		a, sig := authority(t, v.key), v.signatures(t)[0]
 		checks = append(checks, func() error {
 			_, err := a.Verify(t.Context(), v.image, sig)
+			return err
+		})
+	}
+	sigstore := cosigntest.New()
+	root := filepath.Join(t.TempDir(), "trusted_root.json")
+	write(t, root, sigstore.TrustedRoot())
+	d := digest.FromString("image")
+	for _, w := range ways {
+		a, sig := fileAuthority(t, "", root), sigstore.Sign(d, theImage, release, w.format, w.opts...)
+		checks = append(checks, func() error {
+			_, err := a.Verify(t.Context(), d, sig)
 			return err
 		})
 	}

@@ -6,13 +6,16 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"time"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
+	bundlepb "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
 	"github.com/sigstore/sigstore-go/pkg/bundle"
-	"github.com/sigstore/sigstore-go/pkg/root"
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
+	"google.golang.org/protobuf/encoding/protojson"
+	kjson "sigs.k8s.io/json"
 
+	"github.com/bpfvol/bpfvol/api/v1alpha1"
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/verify"
 )
@@ -21,46 +24,81 @@ import (
 // another one. (cosign/v2 pkg/types.CosignSignPredicateType)
 const signPredicate = "https://sigstore.dev/cosign/sign/v1"
 
-func newKeyAuthority(k *publicKey) (*keyAuthority, error) {
-	key := root.NewExpiringKey(k.verifier, time.Time{}, time.Time{})
-	v, err := sgverify.NewVerifier(
-		root.NewTrustedPublicKeyMaterial(func(string) (root.TimeConstrainedVerifier, error) { return key, nil }),
-		sgverify.WithNoObserverTimestamps(), // a key has no validity that a time would be compared with
-		sgverify.WithoutStatementPredicate(),
-	)
-	if err != nil {
-		return nil, err
+// readBundle parses a bundle that carries a statement, once prepare took what it brings to prove itself.
+func readBundle(sig image.Signature, prepare func(*bundlepb.VerificationMaterial) error) (*bundle.Bundle, error) {
+	pb := &bundlepb.Bundle{}
+	if err := protojson.Unmarshal(sig.Payload, pb); err != nil {
+		return nil, fmt.Errorf("bundle: %.200q", stable(err))
 	}
-	return &keyAuthority{key: k, bundles: v}, nil
-}
-
-// verifyBundle checks a sigstore bundle: an in-toto statement about the digest in a DSSE envelope.
-func (a *keyAuthority) verifyBundle(d digest.Digest, sig image.Signature) error {
-	var b bundle.Bundle
-	if err := b.UnmarshalJSON(sig.Payload); err != nil {
-		return fmt.Errorf("bundle: %.200q", err.Error())
+	if pb.GetVerificationMaterial() != nil {
+		if err := prepare(pb.GetVerificationMaterial()); err != nil {
+			return nil, err
+		}
+	}
+	b, err := bundle.NewBundle(pb)
+	if err != nil {
+		return nil, fmt.Errorf("bundle: %.200q", err.Error())
 	}
 	if b.GetDsseEnvelope() == nil {
-		return fmt.Errorf("%w: bundle without a DSSE envelope", verify.ErrNotImageSignature)
+		return nil, fmt.Errorf("%w: bundle without a DSSE envelope", verify.ErrNotImageSignature)
 	}
+	return b, nil
+}
+
+// stable is an error of protojson without the space that it varies from build to build.
+func stable(err error) string { return strings.ReplaceAll(err.Error(), "\u00a0", " ") }
+
+// about makes the library compare the statement's subjects with the image.
+func about(d digest.Digest) (sgverify.ArtifactPolicyOption, error) {
 	sum, err := hex.DecodeString(d.Encoded())
-	if err != nil {
-		return err
-	}
-	artifact := sgverify.WithArtifactDigest(d.Algorithm().String(), sum)
-	res, err := a.bundles.Verify(&b, sgverify.NewPolicy(artifact, sgverify.WithKey()))
-	if err != nil {
-		// Was it the signature or what it is about? The second attempt only words the refusal.
-		if _, err := a.bundles.Verify(&b, sgverify.NewPolicy(sgverify.WithoutArtifactUnsafe(), sgverify.WithKey())); err == nil {
-			return verify.ErrOtherImage
-		}
-		return fmt.Errorf("%w: %.200q", verify.ErrOtherKey, err.Error())
-	}
+	return sgverify.WithArtifactDigest(d.Algorithm().String(), sum), err
+}
+
+// statement is what a verified bundle says. Predicates are large and mostly not asked for, so the library leaves them out
+// and raw has them.
+type statement struct {
+	predicateType string
+	raw           []byte
+}
+
+func newStatement(b *bundle.Bundle, res *sgverify.VerificationResult) (statement, error) {
 	if res.Statement == nil {
-		return errors.New("bundle without a statement")
+		return statement{}, errors.New("bundle without a statement")
 	}
-	if t := res.Statement.GetPredicateType(); t != signPredicate {
-		return fmt.Errorf("%w: predicate %.100q", verify.ErrNotImageSignature, t)
+	return statement{res.Statement.GetPredicateType(), b.GetDsseEnvelope().GetPayload()}, nil
+}
+
+// approves returns nil if the statement is an image signature.
+func (s statement) approves() error {
+	if s.predicateType != signPredicate {
+		return fmt.Errorf("%w: predicate %.100q", verify.ErrNotImageSignature, s.predicateType)
+	}
+	return nil
+}
+
+// is returns nil if the statement is the attestation that is wanted.
+func (s statement) is(want v1alpha1.Attestation) error {
+	if s.predicateType != want.PredicateType {
+		return fmt.Errorf("%w: predicate %.100q", verify.ErrOtherStatement, s.predicateType)
+	}
+	if want.BuilderID == "" {
+		return nil
+	}
+	var provenance struct {
+		Predicate struct {
+			RunDetails struct {
+				Builder struct {
+					ID string `json:"id"`
+				} `json:"builder"`
+			} `json:"runDetails"`
+		} `json:"predicate"`
+	}
+	twice, err := kjson.UnmarshalStrict(s.raw, &provenance, kjson.DisallowDuplicateFields)
+	if err != nil || len(twice) > 0 {
+		return fmt.Errorf("provenance: %.100q", errors.Join(append(twice, err)...).Error())
+	}
+	if id := provenance.Predicate.RunDetails.Builder.ID; id != want.BuilderID {
+		return fmt.Errorf("%w: %.100q", verify.ErrOtherBuilder, id)
 	}
 	return nil
 }

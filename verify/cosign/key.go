@@ -4,6 +4,7 @@ package cosign
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -15,12 +16,72 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
+	"github.com/opencontainers/go-digest"
+	bundlepb "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
+	"github.com/sigstore/sigstore-go/pkg/root"
+	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/cryptoutils/goodkey"
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/sigstore/sigstore/pkg/signature/options"
+
+	"github.com/bpfvol/bpfvol/api/v1alpha1"
+	"github.com/bpfvol/bpfvol/internal/image"
+	"github.com/bpfvol/bpfvol/verify"
 )
+
+// keyWay is whoever holds one private key. The transparency log is not asked for: a key in a policy is trust enough, and
+// nodes without a way out can verify.
+type keyWay struct {
+	key     *publicKey
+	bundles *sgverify.Verifier
+}
+
+func compileKey(spec *v1alpha1.Key) (*keyWay, error) {
+	k, err := parsePublicKey([]byte(spec.Data))
+	if err != nil {
+		return nil, fmt.Errorf("key.data: %w", err)
+	}
+	key := root.NewExpiringKey(k.verifier, time.Time{}, time.Time{})
+	v, err := sgverify.NewVerifier(
+		root.NewTrustedPublicKeyMaterial(func(string) (root.TimeConstrainedVerifier, error) { return key, nil }),
+		sgverify.WithNoObserverTimestamps(), // a key has no validity that a time would be compared with
+		sgverify.WithoutStatementPredicate(),
+	)
+	if err != nil {
+		return nil, err
+	}
+	return &keyWay{key: k, bundles: v}, nil
+}
+
+// Name implements verify.Authority.
+func (*keyWay) Name() string { return "key" }
+
+func (w *keyWay) bundle(_ context.Context, d digest.Digest, sig image.Signature) (statement, string, error) {
+	b, err := readBundle(sig, func(m *bundlepb.VerificationMaterial) error {
+		m.TlogEntries, m.TimestampVerificationData = nil, nil // what is not asked for is not read
+		return nil
+	})
+	if err != nil {
+		return statement{}, "", err
+	}
+	artifact, err := about(d)
+	if err != nil {
+		return statement{}, "", err
+	}
+	res, err := w.bundles.Verify(b, sgverify.NewPolicy(artifact, sgverify.WithKey()))
+	if err != nil {
+		// Was it the signature or what it is about? The second attempt only words the refusal.
+		if _, err := w.bundles.Verify(b, sgverify.NewPolicy(sgverify.WithoutArtifactUnsafe(), sgverify.WithKey())); err == nil {
+			return statement{}, "", verify.ErrOtherImage
+		}
+		return statement{}, "", fmt.Errorf("%w: %.200q", verify.ErrOtherKey, err.Error())
+	}
+	s, err := newStatement(b, res)
+	return s, w.key.fingerprint, err
+}
 
 // publicKey is a key that policies name.
 type publicKey struct {

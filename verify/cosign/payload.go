@@ -21,35 +21,36 @@ import (
 	"github.com/bpfvol/bpfvol/verify"
 )
 
-// verifyPayload checks a simple signing payload: the signature is an annotation of the layer that holds it.
-func (a *keyAuthority) verifyPayload(ctx context.Context, d digest.Digest, sig image.Signature) error {
+func (w *keyWay) payload(ctx context.Context, d digest.Digest, sig image.Signature) (string, error) {
 	h, err := v1.NewHash(d.String())
 	if err != nil {
-		return err
+		return "", err
 	}
 	s, err := ociSignature(sig)
 	if err != nil {
-		return err
+		return "", err
 	}
 	_, err = cosign.VerifyImageSignature(ctx, s, h, &cosign.CheckOpts{
-		SigVerifier:   a.key.verifier,
-		IgnoreTlog:    true,
-		Offline:       true,
-		ClaimVerifier: checkClaim, // without one the digest is not compared at all
+		SigVerifier: w.key.verifier,
+		IgnoreTlog:  true,
+		Offline:     true,
+		ClaimVerifier: func(s oci.Signature, _ v1.Hash, _ map[string]any) error { // without one the digest is not compared at all
+			raw, err := s.Payload()
+			if err != nil {
+				return err
+			}
+			return checkClaim(raw, d)
+		},
 	})
 	if err == nil || errors.Is(err, verify.ErrOtherImage) || errors.Is(err, verify.ErrNotImageSignature) {
-		return err
+		return w.key.fingerprint, err
 	}
-	return fmt.Errorf("%w: %.200q", verify.ErrOtherKey, err.Error())
+	return "", fmt.Errorf("%w: %.200q", verify.ErrOtherKey, err.Error())
 }
 
-// checkClaim binds the payload to the digest, once its signature holds. cosign compares the digest alone; the type tells an approval to run
-// from other documents of the same shape.
-func checkClaim(s oci.Signature, h v1.Hash, _ map[string]any) error {
-	raw, err := s.Payload()
-	if err != nil {
-		return err
-	}
+// checkClaim binds a payload to the digest, once its signature holds. The type tells an approval to run from other
+// documents of the same shape.
+func checkClaim(raw []byte, d digest.Digest) error {
 	var p payload.SimpleContainerImage
 	if err := json.Unmarshal(raw, &p); err != nil {
 		return fmt.Errorf("%w: payload: %.100q", verify.ErrNotImageSignature, err.Error())
@@ -57,8 +58,8 @@ func checkClaim(s oci.Signature, h v1.Hash, _ map[string]any) error {
 	if p.Critical.Type != payload.CosignSignatureType {
 		return fmt.Errorf("%w: payload of type %.100q", verify.ErrNotImageSignature, p.Critical.Type)
 	}
-	if err := cosign.SimpleClaimVerifier(s, h, nil); err != nil {
-		return fmt.Errorf("%w: %.100q", verify.ErrOtherImage, p.Critical.Image.DockerManifestDigest)
+	if got := p.Critical.Image.DockerManifestDigest; got != d.String() {
+		return fmt.Errorf("%w: %.100q", verify.ErrOtherImage, got)
 	}
 	return nil
 }
@@ -69,25 +70,24 @@ func ociSignature(sig image.Signature) (oci.Signature, error) {
 	if raw, err := base64.StdEncoding.DecodeString(b64); err != nil || len(raw) == 0 {
 		return nil, fmt.Errorf("annotation %s: is not a signature in base64", static.SignatureAnnotationKey)
 	}
-	if err := checkRekorBundle(sig.Annotations[static.BundleAnnotationKey]); err != nil {
-		return nil, err
+	// Keys need no log entry, but what comes with a malformed one is not trusted either.
+	if entry := sig.Annotations[static.BundleAnnotationKey]; entry != "" {
+		if _, err := readRekorBundle(entry); err != nil {
+			return nil, fmt.Errorf("annotation %s: %w", static.BundleAnnotationKey, err)
+		}
 	}
 	return static.NewSignature(sig.Payload, b64)
 }
 
-// checkRekorBundle refuses a transparency log entry that would panic cosign/v2 v2.6.5, which asserts that the body
-// is a string (fixed in v3 by cosign#4648). Keys need no log entry, but what comes with a malformed one is not
-// trusted either.
-func checkRekorBundle(annotation string) error {
-	if annotation == "" {
-		return nil
-	}
+// readRekorBundle refuses a transparency log entry that would panic cosign/v2 v2.6.5, which asserts that the body is a
+// string (fixed in v3 by cosign#4648).
+func readRekorBundle(annotation string) (bundle.RekorBundle, error) {
 	var b bundle.RekorBundle
 	if err := json.Unmarshal([]byte(annotation), &b); err != nil {
-		return fmt.Errorf("annotation %s: %.100q", static.BundleAnnotationKey, err.Error())
+		return b, fmt.Errorf("%.100q", err.Error())
 	}
 	if _, ok := b.Payload.Body.(string); !ok {
-		return fmt.Errorf("annotation %s: body is not a string", static.BundleAnnotationKey)
+		return b, errors.New("body is not a string")
 	}
-	return nil
+	return b, nil
 }

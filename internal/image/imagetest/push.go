@@ -136,7 +136,18 @@ func In(host, repository string) Repository { return Repository{host + "/v2/" + 
 func (r Repository) PutBlob(t testing.TB, mediaType string, data []byte, annotations map[string]string) ocispec.Descriptor {
 	t.Helper()
 	d := describe(mediaType, data)
-	r.do(t, http.MethodPost, "/blobs/uploads/?digest="+d.Digest.String(), "application/octet-stream", data)
+	resp := do(t, http.MethodPost, "http://"+r.path+"/blobs/uploads/?digest="+d.Digest.String(), "application/octet-stream", data)
+	if resp.StatusCode == http.StatusAccepted { // a registry that takes no blob in one request
+		where, err := resp.Request.URL.Parse(resp.Header.Get("Location"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		query := where.Query()
+		query.Set("digest", d.Digest.String())
+		where.RawQuery = query.Encode()
+		resp = do(t, http.MethodPut, where.String(), "application/octet-stream", data)
+	}
+	wantCreated(t, resp)
 	d.Annotations = annotations
 	return d
 }
@@ -177,13 +188,14 @@ func (r Repository) PutRaw(t testing.TB, tag, mediaType string, data []byte) oci
 	if tag == "" {
 		tag = d.Digest.String()
 	}
-	r.do(t, http.MethodPut, "/manifests/"+tag, mediaType, data)
+	wantCreated(t, do(t, http.MethodPut, "http://"+r.path+"/manifests/"+tag, mediaType, data))
 	return d
 }
 
-func (r Repository) do(t testing.TB, method, path, contentType string, body []byte) {
+// do returns the answer with its body read.
+func do(t testing.TB, method, url, contentType string, body []byte) *http.Response {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, "http://"+r.path+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(t.Context(), method, url, bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,9 +205,19 @@ func (r Repository) do(t testing.TB, method, path, contentType string, body []by
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(answer))
+	return resp
+}
+
+func wantCreated(t testing.TB, resp *http.Response) {
+	t.Helper()
 	if resp.StatusCode != http.StatusCreated {
 		answer, _ := io.ReadAll(resp.Body)
-		t.Fatalf("%s %s: %s: %s", method, path, resp.Status, answer)
+		t.Fatalf("%s %s: %s: %s", resp.Request.Method, resp.Request.URL.Path, resp.Status, answer)
 	}
 }
 
