@@ -271,7 +271,7 @@ func (s *sizeFlag) Set(text string) error {
 }
 
 // tend keeps the daemon's cache below a size, until ctx ends.
-func tend(ctx context.Context, images *image.Store, size sizeFlag, engine *node.Engine) {
+func tend(ctx context.Context, images *image.Store, size sizeFlag, engine *node.Engine) error {
 	log := klog.FromContext(ctx)
 	images.Tend(ctx, int64(size), engine.Images, func(pruned image.Pruned, err error) {
 		if err != nil {
@@ -280,4 +280,5 @@ func tend(ctx context.Context, images *image.Store, size sizeFlag, engine *node.
 		}
 		log.Info("image cache collected", "images", len(pruned.Images), "freed", pruned.Freed, "size", pruned.Size)
 	})
+	return ctx.Err()
 }

@@ -67,6 +67,7 @@ var homes = map[string][]string{
 	"google.golang.org/grpc/codes":                {"csi"},
 	"github.com/container-storage-interface/spec": {"csi"},
 	"github.com/google/go-containerregistry":      {"verify/cosign"},
+	"k8s.io/kubelet":                              {"csi"},
 	"github.com/fsnotify/fsnotify":                {"verify"},
 	"github.com/BurntSushi/toml":                  {"internal/image"},
 	"github.com/klauspost/compress":               {"internal/image"},

@@ -119,21 +119,11 @@ func (s *Store) Prune(ctx context.Context, opts PruneOptions) (Pruned, error) {
 	if err != nil {
 		return out, err
 	}
-	if out.Freed, err = s.layout.sweepBlobs(uses); err != nil {
+	if err := s.proofs.tidy(s.layout); err != nil {
 		return out, err
 	}
-	return out, s.sweepProofs()
-}
-
-// sweepProofs forgets who may pull what is gone.
-func (s *Store) sweepProofs() error {
-	return s.proofs.locked(func() error {
-		now, err := s.layout.snapshot()
-		if err != nil {
-			return err
-		}
-		return s.proofs.sweep(now)
-	})
+	out.Freed, err = s.layout.sweepBlobs(uses)
+	return out, err
 }
 
 // spares reports whether an image stays, whatever the size.

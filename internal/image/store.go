@@ -145,18 +145,6 @@ func once[T any](ctx context.Context, s *Store, fn func(context.Context) (T, err
 	}
 }
 
-// held runs fn while nothing is collected as garbage.
-func held[T any](s *Store, fn func() (T, error)) (T, error) {
-	release, err := s.layout.hold()
-	if err != nil {
-		var zero T
-		return zero, err
-	}
-	defer release()
-	defer s.wake()
-	return fn()
-}
-
 // inTurn runs fn when nobody else runs one with the same key, or gives up with ctx.
 func (s *Store) inTurn(ctx context.Context, key string, fn func() error) error {
 	mine := make(chan struct{})
@@ -182,6 +170,18 @@ func (s *Store) inTurn(ctx context.Context, key string, fn func() error) error {
 		s.mu.Unlock()
 		close(mine)
 	}()
+	return fn()
+}
+
+// held runs fn while nothing is collected as garbage.
+func held[T any](s *Store, fn func() (T, error)) (T, error) {
+	release, err := s.layout.hold()
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	defer release()
+	defer s.wake()
 	return fn()
 }
 
