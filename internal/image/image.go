@@ -7,7 +7,8 @@
 //	Root.Signatures what may prove who made it                           concurrently, kept in the cache
 //	Root.Object     the one BPF object, every byte reached by digest      cache or network
 //
-// and writes such images: Store.Build, Store.Push, Store.AttachSignature.
+// and writes such images: Store.Build, Store.Push, Store.AttachSignature. Archives carry them with their signatures:
+// Root.Export, Store.Import. The cache is listed by Store.List and kept to a size by Store.Prune and Store.Tend.
 //
 // A registry, a mirror and the files of the cache are hostile. Invariants, and the test that holds each:
 //
@@ -20,7 +21,10 @@
 //   - A pull runs once for all who wait, on the daemon's context (TestOnePullForAll, TestWaiterGivesUp).
 //   - "No signature" is said only where the registry said so (TestSignatureLookupFails).
 //   - Whoever is killed in the middle of a write leaves a cache that opens (TestKillDuringPull).
-//   - Hosts that could be the node itself are not contacted unless listed (TestHostRules).
+//   - Hosts that could be the node itself are not contacted unless listed (TestHostRules, TestRedirectsObeyHostRules).
+//   - What a registry writes is quoted and short in errors (TestRegistryTextIsQuotedAndShort).
+//   - An archive is taken in whole or not at all, and leads nowhere else (TestHostileArchives, TestKillDuringImport).
+//   - Images that volumes were made from are not collected (TestPruneRemovesTheLongestUnused, TestKillDuringPrune).
 //
 // This is the only package that imports oras.
 package image
