@@ -33,7 +33,7 @@ func CodeOf(err error) codes.Code {
 		return codes.OK
 	case isAny(err, node.ErrTeardown, node.ErrBusy, image.ErrPulling):
 		return codes.Aborted
-	case isAny(err, errNotReady, image.ErrUnavailable):
+	case isAny(err, errNotReady, image.ErrUnavailable, verify.ErrUnavailable):
 		return codes.Unavailable
 	case isAny(err, node.ErrConflict):
 		return codes.AlreadyExists

@@ -67,6 +67,8 @@ func TestCodes(t *testing.T) {
 
 		{"registry 429, 5xx, DNS, cut body", image.ErrUnavailable, codes.Unavailable},
 		{"registry timeout", errors.Join(image.ErrUnavailable, context.DeadlineExceeded), codes.Unavailable},
+		{"API server away", verify.ErrUnavailable, codes.Unavailable},
+		{"API server slow", errors.Join(verify.ErrUnavailable, context.DeadlineExceeded), codes.Unavailable},
 		{"recovery not done", errNotReady, codes.Unavailable},
 
 		{"no slot left", &dispatcher.FullError{}, codes.ResourceExhausted},

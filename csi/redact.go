@@ -37,7 +37,7 @@ func (l loggedPublish) MarshalLog() any {
 	attributes := make(map[string]string, len(l.req.GetVolumeContext()))
 	for key, value := range l.req.GetVolumeContext() {
 		switch key {
-		case keyPodName, keyPodNamespace, keyPodUID, keyServiceAccount:
+		case keyPodName, keyPodNamespace, keyPodUID, keyServiceAccount, keyEphemeral:
 		default:
 			if strings.HasPrefix(key, reservedPrefix) {
 				value = redacted // serviceAccount.tokens, and whatever comes later

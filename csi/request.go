@@ -24,6 +24,9 @@ const (
 	keyPodNamespace   = reservedPrefix + "pod.namespace"
 	keyPodUID         = reservedPrefix + "pod.uid"
 	keyServiceAccount = reservedPrefix + "serviceAccount.name"
+
+	// keyEphemeral says whether the volume is written in the pod ("true") or is a PersistentVolume ("false").
+	keyEphemeral = reservedPrefix + "ephemeral"
 )
 
 const (
@@ -58,11 +61,15 @@ func publishRequest(req *csi.NodePublishVolumeRequest, podsDir string) (node.Req
 	if err != nil {
 		return node.Request{}, err
 	}
+	persistent, err := persistent(req.GetVolumeContext())
+	if err != nil {
+		return node.Request{}, err
+	}
 	return node.Request{
 		VolumeID:   req.GetVolumeId(),
 		Target:     req.GetTargetPath(),
 		Attributes: attributes,
-		Subject:    verify.Subject{Namespace: pod.Namespace, ServiceAccount: pod.ServiceAccount},
+		Subject:    verify.Subject{Namespace: pod.Namespace, ServiceAccount: pod.ServiceAccount, Persistent: persistent},
 		Pod:        pod,
 		Group:      group,
 		ReadOnly:   req.GetReadonly(),
@@ -158,4 +165,19 @@ func checkPod(pod node.Pod, target, podsDir string) error {
 		return &requestError{keyPodUID, "is not the pod whose directory the target path is in; set podInfoOnMount: true in the CSIDriver object"}
 	}
 	return nil
+}
+
+// persistent says whether a PersistentVolume is mounted. kubelet always says so where it says who the pod is; without its
+// word a pod's author could claim what an admin alone can make.
+func persistent(context map[string]string) (bool, error) {
+	switch value := context[keyEphemeral]; value {
+	case "true":
+		return false, nil
+	case "false":
+		return true, nil
+	case "":
+		return false, &requestError{keyEphemeral, "missing; set podInfoOnMount: true in the CSIDriver object"}
+	default:
+		return false, &requestError{keyEphemeral, fmt.Sprintf("%.32q: is not a word of kubelet's; set podInfoOnMount: true in the CSIDriver object", value)}
+	}
 }

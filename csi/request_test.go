@@ -65,6 +65,21 @@ func TestPublishRequestSplitsWhoFromWhat(t *testing.T) {
 	}
 }
 
+// Whoever makes a PersistentVolume is an admin, so who it is must not be for the pod to say.
+func TestPersistentVolumeIsKubeletsWord(t *testing.T) {
+	for _, c := range []struct {
+		ephemeral  string
+		persistent bool
+	}{{"true", false}, {"false", true}} {
+		req := validRequest()
+		req.VolumeContext[keyEphemeral] = c.ephemeral
+		got, err := publishRequest(req, "")
+		if err != nil || got.Subject.Persistent != c.persistent {
+			t.Errorf("ephemeral %q: persistent %t, error %v", c.ephemeral, got.Subject.Persistent, err)
+		}
+	}
+}
+
 func TestPublishRequestWithoutGroupHasNone(t *testing.T) {
 	req := validRequest()
 	req.VolumeCapability.GetMount().VolumeMountGroup = ""
@@ -163,6 +178,8 @@ func TestPodInfo(t *testing.T) {
 		{"uid of another pod", "pod.uid", "ffff", "podInfoOnMount"},
 		{"uid that is the start of ours", "pod.uid", "0b3", "podInfoOnMount"},
 		{"uid that climbs", "pod.uid", "..", "podInfoOnMount"},
+		{"not said whether a PersistentVolume", "ephemeral", "", "podInfoOnMount"},
+		{"ephemeral in words of a user", "ephemeral", "False", `ephemeral: "False": is not a word of kubelet's`},
 		{"namespace that is a pattern", "pod.namespace", "*", "is no name"},
 		{"namespace with a slash", "pod.namespace", "kube-system/admin", "is no name"},
 		{"service account with a newline", "serviceAccount.name", "web\nadmin", "is no name"},
@@ -175,6 +192,44 @@ func TestPodInfo(t *testing.T) {
 			}
 			if _, err := publishRequest(req, "/var/lib/kubelet/pods"); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q in it", err, c.want)
+			}
+		})
+	}
+}
+
+// Without podInfoOnMount all that kubelet passes on is the user's own words. A driver of the same name in another cluster,
+// or an edited CSIDriver object, must not make them count.
+func TestPodInfoOfAUserIsRefused(t *testing.T) {
+	claim := func(words map[string]string) map[string]string {
+		context := map[string]string{"image": "ghcr.io/acme/count:v1"}
+		for key, value := range words {
+			context[reservedPrefix+key] = value
+		}
+		return context
+	}
+	admin := map[string]string{"pod.name": "web-0", "pod.namespace": "kube-system", "serviceAccount.name": "admin"}
+	with := func(more map[string]string) map[string]string {
+		all := maps.Clone(admin)
+		maps.Copy(all, more)
+		return all
+	}
+	for _, c := range []struct {
+		name  string
+		words map[string]string
+		want  string
+	}{
+		{"nothing", nil, "pod.namespace: missing"},
+		{"who, but not the uid", with(map[string]string{"ephemeral": "false"}), "pod.uid: is not the pod"},
+		{"the uid of another pod", with(map[string]string{"pod.uid": "ffff", "ephemeral": "false"}), "pod.uid: is not the pod"},
+		// A pod's author does not know its uid before there is a pod; then its volumes can't be changed.
+		{"the uid, but not how the volume came", with(map[string]string{"pod.uid": "0b3f"}), "ephemeral: missing"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			req := validRequest()
+			req.VolumeContext = claim(c.words)
+			_, err := publishRequest(req, "/var/lib/kubelet/pods")
+			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "podInfoOnMount") {
+				t.Errorf("got %v, want %q in it, and podInfoOnMount", err, c.want)
 			}
 		})
 	}

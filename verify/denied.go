@@ -4,6 +4,7 @@ package verify
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -18,6 +19,11 @@ type DeniedError struct {
 	Policy string // the policy that came closest; "" when none covers the image
 	Cause  string
 	Fix    string
+}
+
+// Denied is the refusal of an image by its reference, where its digest is not known yet.
+func Denied(ref image.Reference, policy, cause, fix string) *DeniedError {
+	return &DeniedError{Image: display(ref, ""), Policy: policy, Cause: cause, Fix: fix}
 }
 
 func (e *DeniedError) Error() string {
@@ -59,6 +65,16 @@ var (
 	// ErrNoTrustedRoot: the policy's trusted root cannot be used, so nothing can be said of the signature.
 	ErrNoTrustedRoot = errors.New("not checked, because the policy's trusted root cannot be used")
 )
+
+// OtherIdentityError says whose certificate it is instead. It wraps ErrOtherIssuer or ErrOtherSubject.
+type OtherIdentityError struct {
+	Kind  error
+	Found string // what the certificate has in the place of what the policy names; hostile
+}
+
+func (e *OtherIdentityError) Error() string { return fmt.Sprintf("%v (%.120q)", e.Kind, e.Found) }
+
+func (e *OtherIdentityError) Unwrap() error { return e.Kind }
 
 // display names an image in messages. Every part of a parsed reference is from a safe alphabet and short.
 func display(ref image.Reference, d digest.Digest) string {

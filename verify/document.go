@@ -117,6 +117,10 @@ func decode(node *yaml.Node) (*v1alpha1.BytecodePolicy, error) {
 	if raw[0] != '{' {
 		return nil, errors.New("is not a map with the fields apiVersion, kind, metadata and spec")
 	}
+	return decodeJSON(raw)
+}
+
+func decodeJSON(raw []byte) (*v1alpha1.BytecodePolicy, error) {
 	var doc v1alpha1.BytecodePolicy
 	unknown, err := kjson.UnmarshalStrict(raw, &doc)
 	var wrong *json.UnmarshalTypeError

@@ -10,48 +10,56 @@ import (
 	"github.com/bpfvol/bpfvol/internal/image"
 )
 
+// ErrUnavailable means that the policies, or who may use them, are not known now. Nothing runs until they are.
+var ErrUnavailable = errors.New("policies unavailable")
+
 // Policies knows which policies a subject may use for an image.
 type Policies interface {
 	// For returns the policies that cover the image's repository and name the subject: never none without an error,
-	// which is a *DeniedError where policy is the reason.
+	// which is a *DeniedError where policy is the reason, and wraps ErrUnavailable where who knows cannot be asked.
 	For(ctx context.Context, s Subject, ref image.Reference) ([]*Policy, error)
 }
 
 // Static is a fixed set of policies.
 type Static []*Policy
 
-// For implements Policies. Who mounts a PersistentVolume need not be named: an admin made it, or a class that an admin
-// made, and so said who may.
+// For implements Policies.
 func (ps Static) For(ctx context.Context, s Subject, ref image.Reference) ([]*Policy, error) {
+	candidates, err := Candidates(ctx, ps, ref)
+	if err != nil {
+		return nil, err
+	}
 	var usable []*Policy
-	var closest *Policy // covers the image, but not for this subject
-	for _, p := range ps {
-		if !p.traceCovers(ctx, ref) {
-			continue
-		}
-		tell := Step{Stage: "subject", Policy: p.Name, OK: true}
-		switch {
-		case s.Persistent:
-			tell.Text = "a PersistentVolume is for whoever may claim it; subjects are not asked"
-		case matchSubject(p.Subjects, s):
-			tell.Text = fmt.Sprintf("names %q (subjects: %s)", s, some(p.Subjects))
-		default:
-			tell.OK, tell.Text = false, fmt.Sprintf("does not name %q (subjects: %s)", s, some(p.Subjects))
-		}
-		Trace(ctx, tell)
+	for _, p := range candidates {
+		tell := Step{Stage: "subject", Policy: p.Name, OK: matchSubject(p.Subjects, s)}
 		if tell.OK {
 			usable = append(usable, p)
-		} else if closest == nil {
-			closest = p
+			tell.Text = fmt.Sprintf("names %q (subjects: %s)", s, some(p.Subjects))
+		} else {
+			tell.Text = fmt.Sprintf("does not name %q (subjects: %s)", s, some(p.Subjects))
+		}
+		Trace(ctx, tell)
+	}
+	if len(usable) > 0 {
+		return usable, nil
+	}
+	closest := candidates[0]
+	return nil, Denied(ref, closest.Name, notNamed(closest, s), fixSubject(s))
+}
+
+// Candidates returns the policies that cover the image's repository, whoever asks: never none without an error, which is
+// a *DeniedError that names the nearest one.
+func Candidates(ctx context.Context, policies []*Policy, ref image.Reference) ([]*Policy, error) {
+	var candidates []*Policy
+	for _, p := range policies {
+		if p.traceCovers(ctx, ref) {
+			candidates = append(candidates, p)
 		}
 	}
-	switch {
-	case len(usable) > 0:
-		return usable, nil
-	case closest != nil:
-		return nil, &DeniedError{Image: display(ref, ""), Policy: closest.Name, Cause: notNamed(closest, s), Fix: fixSubject(s)}
+	if len(candidates) > 0 {
+		return candidates, nil
 	}
-	e := noneCovers(ps, ref)
+	e := noneCovers(policies, ref)
 	Trace(ctx, Step{Stage: "policy", Text: e.Cause})
 	return nil, e
 }

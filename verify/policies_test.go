@@ -110,18 +110,14 @@ func TestPodInTheNamespaceOfTheCommandLineIsToldWhy(t *testing.T) {
 	}
 }
 
-// An admin made a PersistentVolume and so said who may; which image, and what it may do, holds all the same.
-func TestPersistentVolumeIsForWhoMayClaimIt(t *testing.T) {
+// RBAC is not asked for a PersistentVolume; the subjects of a file are.
+func TestFilesNameWhoMountsAPersistentVolume(t *testing.T) {
 	tenant := Subject{Namespace: "tenant", ServiceAccount: "default", Persistent: true}
-	ps := Static{only(t, "acme", "ghcr.io/acme/*", "net/agent")}
-	if got, err := ps.For(t.Context(), tenant, acmeX); err != nil || len(got) != 1 {
+	_, err := Static{only(t, "acme", "ghcr.io/acme/*", "net/agent")}.For(t.Context(), tenant, acmeX)
+	wantDenied(t, err, `does not name subject "tenant/default"`)
+	if got, err := (Static{only(t, "acme", "ghcr.io/acme/*", "tenant/*")}).For(t.Context(), tenant, acmeX); err != nil || len(got) != 1 {
 		t.Errorf("got %q, %v", names(got), err)
 	}
-	_, err := ps.For(t.Context(), tenant, reference("ghcr.io/other/x"))
-	wantDenied(t, err, "no policy covers it")
-	tenant.Persistent = false
-	_, err = ps.For(t.Context(), tenant, acmeX)
-	wantDenied(t, err, `does not name subject "tenant/default"`)
 }
 
 func TestForTellsEachStep(t *testing.T) {
@@ -181,5 +177,24 @@ func TestKeyPolicyIsForWhoIsRootAnyway(t *testing.T) {
 	}
 	if _, err := KeyPolicy("--key", []byte("bad"), fakeCompile); err == nil {
 		t.Error("took a bad key")
+	}
+}
+
+func TestForTellsItsSteps(t *testing.T) {
+	ps := Static{only(t, "elsewhere", "quay.io/**", "*"), only(t, "acme", "ghcr.io/acme/*", "web/*"), only(t, "mine", "ghcr.io/**", "net/*")}
+	var got []Step
+	ctx := WithTrace(t.Context(), func(s Step) { got = append(got, s) })
+	if _, err := ps.For(ctx, Subject{Namespace: "net", ServiceAccount: "agent"}, acmeX); err != nil {
+		t.Fatal(err)
+	}
+	want := []Step{
+		{"policy", "elsewhere", false, "does not cover ghcr.io/acme/x (images: quay.io/**)"},
+		{"policy", "acme", true, `covers ghcr.io/acme/x by "ghcr.io/acme/*"`},
+		{"policy", "mine", true, `covers ghcr.io/acme/x by "ghcr.io/**"`},
+		{"subject", "acme", false, `does not name "net/agent" (subjects: web/*)`},
+		{"subject", "mine", true, `names "net/agent" (subjects: net/*)`},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }

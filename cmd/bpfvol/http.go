@@ -14,12 +14,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/bpfvol/bpfvol/internal/node"
-	"github.com/bpfvol/bpfvol/verify"
 )
 
 // serveHTTP answers /metrics, /healthz (the process lives) and /readyz (volumes can be published by the policies as
-// they stand on disk) until ctx ends.
-func serveHTTP(ctx context.Context, addr string, engine *node.Engine, policies *verify.Dir) error {
+// they stand on disk or in the cluster) until ctx ends.
+func serveHTTP(ctx context.Context, addr string, engine *node.Engine, policies policySource) error {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(
 		collectors.NewGoCollector(),

@@ -81,11 +81,12 @@ Every flag can be given as environment variable: --state-dir as BPFVOL_STATE_DIR
 	})
 	root.AddGroup(
 		&cobra.Group{ID: "node", Title: "Run:"},
+		&cobra.Group{ID: "cluster", Title: "In a cluster:"},
 		&cobra.Group{ID: "image", Title: "Bytecode images:"},
 		&cobra.Group{ID: "look", Title: "Look:"},
 	)
 	root.AddCommand(
-		newServe(),
+		newServe(), newAdmission(),
 		newRun(), newPublish(), newUnpublish(), newList(), newStatus(),
 		newInspect(), newBuild(), newPush(), newSign(), newVerify(), newKeygen(),
 		newDump(), newDoctor(),

@@ -17,19 +17,17 @@ import (
 
 	"github.com/bpfvol/bpfvol/csi"
 	"github.com/bpfvol/bpfvol/internal/node"
-	"github.com/bpfvol/bpfvol/verify"
-	"github.com/bpfvol/bpfvol/verify/cosign"
 )
 
 type serveOptions struct {
 	stateOptions
 	imageOptions
 	pointOptions
+	sourceOptions
 	endpoint   string
 	nodeID     string
 	driverName string
 	kubeletDir string
-	policyDir  string
 	httpAddr   string
 }
 
@@ -40,19 +38,24 @@ func newServe() *cobra.Command {
 		GroupID: "node",
 		Short:   "Serve as CSI node plugin",
 		Long: strings.TrimSpace(`
-Serve answers kubelet's CSI calls on a unix socket. Each volume is decided by the policies of --policy-dir:
-without one that allows image, signer, service account and hooks, nothing runs.
+Serve answers kubelet's CSI calls on a unix socket. Each volume is decided by policies: without one that allows image,
+signer, service account and hooks, nothing runs.
+
+Policies are the BytecodePolicy objects of the cluster that this pod runs in, or that --kubeconfig leads to. A pod may use
+one where RBAC grants its service account the verb "use" on it. While the API server is away, the policies stay as they
+were, and its answers hold for five minutes. deploy/rbac.yaml has the rights that serve itself needs.
+With --policy-dir policies are files, whose subjects say who may use them, and no API server is asked.
 
 SIGTERM lets calls in flight finish and detaches nothing; a restart drops no packet.
 
 With --member-stats, bpfvol status shows what each program returned that shares XDP or TC on an interface with others,
 which the kernel runs as one. Counting costs each of them some nanoseconds a packet: make bench BENCH=dispatcher prints
 how many.`),
-		Example: "  bpfvol serve --node-id $(hostname) --policy-dir /etc/bpfvol/policy.d",
+		Example: "  bpfvol serve --node-id $NODE_NAME\n  bpfvol serve --node-id $(hostname) --policy-dir /etc/bpfvol/policy.d",
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.policyDir == "" {
-				return &usageError{errors.New("serve: --policy-dir is missing; policies as cluster objects are not supported yet by this version")}
+			if err := o.check(); err != nil {
+				return err
 			}
 			if err := needRoot(cmd, "loads programs, attaches them and mounts volumes"); err != nil {
 				return err
@@ -70,7 +73,8 @@ how many.`),
 	f.StringVar(&o.nodeID, "node-id", hostname, "`NAME` of this node, as in Kubernetes")
 	f.StringVar(&o.driverName, "driver-name", "csi.bpfvol.io", "CSI driver `NAME`")
 	f.StringVar(&o.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "kubelet's root `DIR`; targets must lie below its pods directory")
-	f.StringVar(&o.policyDir, "policy-dir", "", "`DIR` of BytecodePolicy files, reloaded when they change; required")
+	f.StringVar(&o.policyDir, "policy-dir", "", "`DIR` of BytecodePolicy files, reloaded when they change; without it policies are objects of the cluster")
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", "`FILE` that leads to the cluster of the policies; default the cluster that this pod runs in")
 	f.StringVar(&o.httpAddr, "http", ":9808", "`ADDRESS` of /metrics, /healthz and /readyz; empty: off")
 	klogFlags := flag.NewFlagSet("", flag.ContinueOnError)
 	klog.InitFlags(klogFlags)
@@ -88,11 +92,10 @@ func (o *serveOptions) run(ctx context.Context) error {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryGoal)
 	}
-	policies, err := verify.OpenDir(o.policyDir, cosign.Compile)
+	policies, err := o.sourceOptions.open()
 	if err != nil {
 		return err
 	}
-	defer policies.Close()
 	// Pulls and watches outlive calls but not the daemon.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -121,8 +124,8 @@ func (o *serveOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	watching := make(chan error, 1)
-	go func() { watching <- policies.Run(background) }()
+	var watching errgroup.Group
+	watching.Go(func() error { return policies.Run(background) })
 
 	serving, ctx := errgroup.WithContext(ctx)
 	serving.Go(func() error { return server.Serve(ctx, o.endpoint) })
@@ -134,7 +137,7 @@ func (o *serveOptions) run(ctx context.Context) error {
 	klog.FromContext(ctx).Info("starting", "endpoint", o.endpoint, "version", version)
 	err = serving.Wait() // calls in flight have ended, so their pulls may
 	stop()
-	if werr := <-watching; !errors.Is(werr, context.Canceled) {
+	if werr := watching.Wait(); !errors.Is(werr, context.Canceled) {
 		err = errors.Join(err, werr)
 	}
 	return err

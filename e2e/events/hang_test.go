@@ -94,6 +94,7 @@ func TestPullLongerThanTheCall(t *testing.T) {
 		VolumeContext: map[string]string{
 			"image": image, "attach": onTrace,
 			"csi.storage.k8s.io/pod.name": "app-0", "csi.storage.k8s.io/pod.namespace": "local", "csi.storage.k8s.io/serviceAccount.name": "root",
+			"csi.storage.k8s.io/ephemeral": "true",
 		},
 	}
 	want := strings.ReplaceAll(stillPulling.says, "$IMAGE", image)

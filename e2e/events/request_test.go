@@ -52,6 +52,16 @@ var requestRefusals = []refusal{
 	}, code: codes.InvalidArgument,
 		says: `csi.storage.k8s.io/serviceAccount.name: missing; set podInfoOnMount: true in the CSIDriver object`,
 	},
+	{name: "NotSaidWhetherPersistent", attributes: attach(onEth0), arrange: func(_ *testing.T, _ *node, req *csi.NodePublishVolumeRequest) {
+		delete(req.VolumeContext, "csi.storage.k8s.io/ephemeral")
+	}, code: codes.InvalidArgument,
+		says: `csi.storage.k8s.io/ephemeral: missing; set podInfoOnMount: true in the CSIDriver object`,
+	},
+	{name: "PersistentByWordOfTheUser", attributes: attach(onEth0), arrange: func(_ *testing.T, _ *node, req *csi.NodePublishVolumeRequest) {
+		req.VolumeContext["csi.storage.k8s.io/ephemeral"] = "no"
+	}, code: codes.InvalidArgument,
+		says: `csi.storage.k8s.io/ephemeral: "no": is not a word of kubelet's; set podInfoOnMount: true in the CSIDriver object`,
+	},
 	{name: "NoAccessMode", attributes: attach(onEth0), arrange: func(_ *testing.T, _ *node, req *csi.NodePublishVolumeRequest) {
 		req.VolumeCapability.AccessMode = nil
 	}, code: codes.InvalidArgument,

@@ -3,8 +3,10 @@
 package trust
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -143,8 +145,43 @@ func keylessCases() []testCase {
 			cases = append(cases, testCase{name: "Keyless-" + string(f) + "-" + c.name, policy: "workflow", push: c.push, code: codes.PermissionDenied, says: notByWorkflow(c.why)})
 		}
 	}
+	malformed := malformedProofs()
+	for _, name := range slices.Sorted(maps.Keys(malformed)) {
+		cases = append(cases, testCase{name: "Keyless-Malformed-" + name, policy: "workflow", push: func(t *testing.T, r repository) digest.Digest {
+			d := r.push(t, "v1")
+			s := sigstore().Sign(d, r.reference(t, d), workflow, tag, stamped)
+			maps.Copy(s.Annotations, malformed[name])
+			r.tagged(t, d, r.PutBlob(t, simpleSigning, s.Payload, s.Annotations))
+			return d
+		}, code: codes.PermissionDenied, says: notByWorkflow("$WORDS")})
+	}
 	return append(cases, testCase{name: "Keyless-bundle-RekorV2-NotStamped", policy: "workflow", push: by(sigstore, workflow, bundle, v2),
 		code: codes.PermissionDenied, says: notByWorkflow("without a trusted timestamp")})
+}
+
+// malformedProofs spoil what proves that a signature without a key is good. A log entry is read here that a key needs not.
+func malformedProofs() map[string]map[string]string {
+	all := malformedAnnotations()
+	const (
+		certificate = "dev.sigstore.cosign/certificate"
+		chain       = "dev.sigstore.cosign/chain"
+		stamp       = "dev.sigstore.cosign/rfc3161timestamp"
+	)
+	for name, annotations := range map[string]map[string]string{
+		"NoCertificate":        {certificate: ""},
+		"CertificateIsText":    {certificate: "junk"},
+		"CertificateOfNothing": {certificate: "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"},
+		"LongChain":            {chain: strings.Repeat("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", 1000)},
+		"StampIsNoJSON":        {stamp: "{"},
+		"StampIsNull":          {stamp: `{"SignedRFC3161Timestamp":null}`},
+		"StampIsJunk":          {stamp: `{"SignedRFC3161Timestamp":"AAAA"}`},
+		"RekorBodyIsJunk":      rekorEntry(`"AAAA"`),
+		"RekorBodyIsEmpty":     rekorEntry(`""`),
+		"RekorBodyHasNoKind":   rekorEntry(`"e30="`),
+	} {
+		all[name] = annotations
+	}
+	return all
 }
 
 func notByWorkflow(why string) string {

@@ -20,5 +20,6 @@
 //     (TestRotatedRootHoldsForTheNextPublish, TestBrokenRootKeepsTheLastGood).
 //   - Nothing here asks anyone: no registry, no transparency log, no TUF (TestVerifiesWithoutNetwork).
 //   - No signature ends the process: cosign/v2 panics on some (TestMalformedRekorBundle, TestEveryPartOfABundleMayBeHostile,
-//     TestEveryAnnotationMayBeHostile, FuzzVerify, FuzzKeyless).
+//     TestEveryAnnotationMayBeHostile, FuzzVerify, FuzzKeyless), or keeps it from its work (TestGiantKeyIsNotVerifiedWith,
+//     TestDeepTimestampIsNotReadDown).
 package cosign
