@@ -11,7 +11,7 @@ import (
 )
 
 // ErrUnavailable means that the policies, or who may use them, are not known now. Nothing runs until they are.
-var ErrUnavailable = errors.New("policies unavailable")
+var ErrUnavailable = errors.New("unavailable")
 
 // Policies knows which policies a subject may use for an image.
 type Policies interface {

@@ -71,6 +71,7 @@ Every flag can be given as environment variable: --state-dir as BPFVOL_STATE_DIR
 		SilenceErrors: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Name() != "serve" { // the daemon logs; a command prints what its user must know
+				klog.SetLogger(logr.Discard())
 				cmd.SetContext(klog.NewContext(cmd.Context(), logr.Discard()))
 			}
 			return flagsFromEnvironment(cmd.Flags())
@@ -88,7 +89,7 @@ Every flag can be given as environment variable: --state-dir as BPFVOL_STATE_DIR
 	root.AddCommand(
 		newServe(), newAdmission(),
 		newRun(), newPublish(), newUnpublish(), newList(), newStatus(),
-		newInspect(), newBuild(), newPush(), newSign(), newVerify(), newKeygen(),
+		newInspect(), newBuild(), newPush(), newSign(), newVerify(), newKeygen(), newCache(),
 		newDump(), newDoctor(),
 	)
 	return root

@@ -7,6 +7,7 @@ import (
 	"errors"
 
 	"github.com/bpfvol/bpfvol/internal/cluster"
+	"github.com/bpfvol/bpfvol/internal/node"
 	"github.com/bpfvol/bpfvol/verify"
 	"github.com/bpfvol/bpfvol/verify/cosign"
 )
@@ -51,4 +52,13 @@ func (o *sourceOptions) open() (policySource, error) {
 		return nil, err
 	}
 	return dir, nil
+}
+
+// onPods posts each refusal as an event on its pod.
+func onPods(events *cluster.Events) func(context.Context, node.Decision) {
+	return func(_ context.Context, d node.Decision) {
+		if d.Result() == node.Refused {
+			events.Refused(cluster.Pod{Namespace: d.Pod.Namespace, Name: d.Pod.Name, UID: d.Pod.UID}, d.Err.Error())
+		}
+	}
 }

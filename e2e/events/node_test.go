@@ -63,6 +63,8 @@ spec:
     interfaces: ["eth0"]
     priority: {min: 100, max: 900}
     maxMapBytes: 1Mi
+    maxPrograms: 1
+    maxInstructions: 85
     helpers: {deny: [bpf_get_current_comm]}
   subjects: [team/app]
 ---

@@ -55,6 +55,8 @@ type Volume struct {
 	Name       string
 	Attributes map[string]string
 	ReadOnly   bool
+	// Persistent says that it is a PersistentVolume, of which kubelet passes on the attributes alike.
+	Persistent bool
 }
 
 // MountError is why a volume could not be set up. Its text is that of the pod's FailedMount event.
@@ -167,7 +169,7 @@ func (k *Kubelet) SetUp(ctx context.Context, p Pod, v Volume) (target string, er
 	return d.target(), nil
 }
 
-// request is the call for an inline volume of a driver whose CSIDriver object says podInfoOnMount: true.
+// request is the call for a volume of a driver whose CSIDriver object says podInfoOnMount: true.
 func (k *Kubelet) request(p Pod, v Volume) *csi.NodePublishVolumeRequest {
 	attributes := make(map[string]string, len(v.Attributes)+5)
 	maps.Copy(attributes, v.Attributes)
@@ -176,7 +178,7 @@ func (k *Kubelet) request(p Pod, v Volume) *csi.NodePublishVolumeRequest {
 		"csi.storage.k8s.io/pod.namespace":       p.Namespace,
 		"csi.storage.k8s.io/pod.uid":             p.UID,
 		"csi.storage.k8s.io/serviceAccount.name": p.ServiceAccount,
-		"csi.storage.k8s.io/ephemeral":           "true",
+		"csi.storage.k8s.io/ephemeral":           strconv.FormatBool(!v.Persistent),
 	})
 	mount := &csi.VolumeCapability_MountVolume{}
 	if p.FSGroup != nil && k.groups {

@@ -39,6 +39,8 @@ type Options struct {
 	Registry func(http.Handler) http.Handler
 	// Policies is the policy file, which may depend on the registry's host; nil: one that admits what the node's key signed.
 	Policies func(registry string) string
+	// Serve are further arguments of `bpfvol serve`, which win over the node's own.
+	Serve []string
 }
 
 // Node is a node in a directory, with its daemon running.
@@ -93,7 +95,7 @@ func Start(t testing.TB, opts Options) *Node {
 	if opts.NetNS != nil {
 		ns = opts.NetNS.Path()
 	}
-	s, err := stack.New(stack.Options{Bin: bin, NetNS: ns, Registry: opts.Registry})
+	s, err := stack.New(stack.Options{Bin: bin, NetNS: ns, Registry: opts.Registry, Serve: opts.Serve})
 	if err != nil {
 		t.Fatal(err)
 	}

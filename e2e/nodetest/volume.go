@@ -32,6 +32,11 @@ func (n *Node) New(attributes map[string]string) *Volume {
 	}
 }
 
+// NewFor is New for a pod that is given.
+func (n *Node) NewFor(pod kubelet.Pod, volume kubelet.Volume) *Volume {
+	return &Volume{node: n, pod: pod, volume: volume}
+}
+
 // Publish sets up a volume of a new pod, and tears it down with the test.
 func (n *Node) Publish(t testing.TB, attributes map[string]string) *Volume {
 	t.Helper()

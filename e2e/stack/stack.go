@@ -38,6 +38,9 @@ type Options struct {
 	NetNS string
 	// Registry comes before the registry and may answer in its place; nil: nothing does.
 	Registry func(http.Handler) http.Handler
+	// Serve are further arguments of `bpfvol serve`. They come last, so they count: {"--policy-dir", "", "--kubeconfig", file}
+	// takes the policies of a cluster.
+	Serve []string
 	// Log receives what the daemon writes; nil: kept, see DaemonLog.
 	Log io.Writer
 	// Verbosity of the daemon's log.
@@ -188,9 +191,9 @@ func (s *Stack) Command(ctx context.Context, name string, args ...string) *exec.
 
 // StartDaemon starts `bpfvol serve` and returns when its socket answers.
 func (s *Stack) StartDaemon(ctx context.Context) (ready time.Duration, err error) {
-	s.daemon = s.Command(context.WithoutCancel(ctx), s.opts.Bin, "serve",
-		"--endpoint", s.Endpoint(), "--node-id", "node", "--kubelet-dir", s.KubeletDir(),
-		"--policy-dir", s.PolicyDir(), "--http", "", "--v", fmt.Sprint(s.opts.Verbosity))
+	args := []string{"serve", "--endpoint", s.Endpoint(), "--node-id", "node", "--kubelet-dir", s.KubeletDir(),
+		"--policy-dir", s.PolicyDir(), "--http", "", "--v", fmt.Sprint(s.opts.Verbosity)}
+	s.daemon = s.Command(context.WithoutCancel(ctx), s.opts.Bin, append(args, s.opts.Serve...)...)
 	s.daemon.Stderr = &s.log
 	if s.opts.Log != nil {
 		s.daemon.Stderr = s.opts.Log

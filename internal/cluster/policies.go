@@ -95,6 +95,7 @@ func (p *Policies) Err() error {
 
 // For implements verify.Policies.
 func (p *Policies) For(ctx context.Context, s verify.Subject, ref image.Reference) ([]*verify.Policy, error) {
+	p.store.wait(ctx)
 	policies, _, err := p.store.state()
 	if err != nil {
 		return nil, err

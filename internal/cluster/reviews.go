@@ -96,7 +96,7 @@ func (r *reviews) one(ctx context.Context, q question) answer {
 	select {
 	case got := <-answered:
 		if got.Err != nil {
-			return answer{err: fmt.Errorf("policy %q: %w: API server cannot say whether service account %q may use it: %s; it will be asked again",
+			return answer{err: fmt.Errorf("policy %q: %w: the API server cannot say whether service account %q may use it: %s; it will be asked again",
 				q.policy, verify.ErrUnavailable, q.namespace+"/"+q.serviceAccount, reason(got.Err))}
 		}
 		return got.Val.(answer)

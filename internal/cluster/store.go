@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -19,14 +21,19 @@ import (
 	"github.com/bpfvol/bpfvol/verify"
 )
 
+// firstList is how long a pod waits for the policies of a daemon that has just started. Then kubelet tries again.
+const firstList = 2 * time.Second
+
 // store compiles the objects that a reflector tells of. Only the reflector's goroutine changes it.
 type store struct {
 	compile verify.Compiler
 	log     klog.Logger
 	objects map[string]*object // by name
 
+	listed chan struct{} // closed when all objects were read once
+
 	mu       sync.RWMutex
-	known    bool             // the objects were listed once
+	known    bool             // listed is closed
 	policies []*verify.Policy // what is in force, in order of the names
 	mistakes error            // what is wrong with objects
 	cause    string           // why nothing is known
@@ -43,7 +50,7 @@ type object struct {
 var _ cache.ReflectorStore = (*store)(nil)
 
 func newStore(compile verify.Compiler) *store {
-	return &store{compile: compile, objects: map[string]*object{}, cause: "it was not asked yet"}
+	return &store{compile: compile, objects: map[string]*object{}, listed: make(chan struct{}), cause: "it was not asked yet"}
 }
 
 // state returns what is in force and what is wrong with objects. The error is that nothing is known.
@@ -51,9 +58,19 @@ func (s *store) state() (policies []*verify.Policy, mistakes, err error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if !s.known {
-		return nil, nil, fmt.Errorf("%w: API server: %s; it will be asked again", verify.ErrUnavailable, s.cause)
+		return nil, nil, fmt.Errorf("policies: %w: API server: %s; it will be asked again", verify.ErrUnavailable, s.cause)
 	}
 	return s.policies, s.mistakes, nil
+}
+
+// wait waits for the first list: a node that has just started has pods that wait, too.
+func (s *store) wait(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, firstList)
+	defer cancel()
+	select {
+	case <-s.listed:
+	case <-ctx.Done():
+	}
 }
 
 // asked takes note of how the API server answered.
@@ -153,5 +170,9 @@ func (s *store) merge() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.known, s.policies, s.mistakes = true, policies, errors.Join(mistakes...)
+	s.policies, s.mistakes = policies, errors.Join(mistakes...)
+	if !s.known {
+		s.known = true
+		close(s.listed)
+	}
 }

@@ -10,10 +10,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/bpfvol/bpfvol/bpf"
 	"github.com/bpfvol/bpfvol/internal/image"
@@ -286,6 +289,47 @@ func TestCacheHoldsNoSecret(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// Whoever knows the digest of a private image's parts can name them in an image of his own. He is given what his own
+// repository serves under these digests, which is nothing.
+func TestPartsOfAPrivateImageAreServedToNobodyElse(t *testing.T) {
+	p := startPrivate(t)
+	p.Intercept(nil)
+	layer := imagetest.In(p.Host, "acme/count").PutBlob(t, image.ObjectMediaType, append(bpf.Count(), "private"...), nil)
+	config := imagetest.In(p.Host, "acme/count").PutEmpty(t)
+	private := imagetest.In(p.Host, "acme/count").PutManifest(t, "v2", ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: []ocispec.Descriptor{layer}})
+	private.Platform = &ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}
+	p.Intercept(p.tokens.Guard())
+	p.ref = imagetest.Reference(t, p.Host+"/acme/count:v2")
+	if err := p.get(t, p.as("alice"), volume.PullIfNotPresent); err != nil {
+		t.Fatal(err)
+	}
+
+	evil := imagetest.Start(t)
+	r := imagetest.In(evil.Host, "evil/count")
+	r.PutManifest(t, "layer", ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: r.PutEmpty(t), Layers: []ocispec.Descriptor{layer}})
+	r.PutIndex(t, "manifest", ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{private}})
+	both := imagetest.OpenStore(t, image.Options{Dir: p.dir, Registries: imagetest.Registries(t, p.Host, p.tokens.Host, evil.Host)})
+	for _, tag := range []string{"layer", "manifest"} {
+		for range 2 {
+			wantError(t, open(t, both, imagetest.Reference(t, evil.Host+"/evil/count:"+tag)), image.ErrNotFound, "registry "+evil.Host+" answered 404")
+			root, err := resolve(t, both, imagetest.Reference(t, evil.Host+"/evil/count:"+tag), image.PullOptions{Policy: volume.PullNever})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = root.Object(t.Context())
+			wantError(t, err, image.ErrNotCached, "pull or build it again")
+		}
+	}
+	// Who has the parts himself is served, and from the cache the next time.
+	r.PutBlob(t, image.ObjectMediaType, append(bpf.Count(), "private"...), nil)
+	for range 2 {
+		pull(t, both, imagetest.Reference(t, evil.Host+"/evil/count:layer"), image.PullOptions{})
+		evil.Requests()
+	}
+	evil.Intercept(imagetest.Drop(""))
+	pull(t, both, imagetest.Reference(t, evil.Host+"/evil/count:layer"), image.PullOptions{})
 }
 
 // What was built here is for all on this node, before and after it is pushed to a registry that lets only users in.

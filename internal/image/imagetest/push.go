@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -26,12 +27,14 @@ const (
 	BPFManIndex Format = "bpfman-index" // an OCI index of such images, with the attestation entry that buildx adds
 	Docker      Format = "docker"       // a single image with Docker's media types
 	DockerList  Format = "docker-list"  // a Docker manifest list
+	BPFManZstd  Format = "bpfman-zstd"  // a single OCI image whose layer is compressed by zstd
+	DockerZstd  Format = "docker-zstd"  // the same with Docker's media types
 	Gadget      Format = "gadget"       // Inspektor Gadget's
 	ORAS        Format = "oras"         // a plain oras push of the object
 )
 
 // Formats lists every form.
-var Formats = []Format{BPFVol, BPFMan, BPFManIndex, Docker, DockerList, Gadget, ORAS}
+var Formats = []Format{BPFVol, BPFMan, BPFManIndex, Docker, DockerList, BPFManZstd, DockerZstd, Gadget, ORAS}
 
 const (
 	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
@@ -84,6 +87,16 @@ func PushImage(t testing.TB, host, repository, tag string, elf []byte, form ...F
 		if f == DockerList {
 			d = r.PutIndex(t, tag, ocispec.Index{MediaType: dockerList, Manifests: on1(d, platform)})
 		}
+	case BPFManZstd, DockerZstd:
+		layer, kind, configType := ocispec.MediaTypeImageLayerZstd, ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageConfig
+		if f == DockerZstd {
+			layer, kind, configType = "application/vnd.docker.image.rootfs.diff.tar.zstd", dockerManifest, dockerConfig
+		}
+		d = r.PutManifest(t, tag, ocispec.Manifest{
+			MediaType: kind,
+			Config:    r.PutJSON(t, configType, config),
+			Layers:    []ocispec.Descriptor{r.PutBlob(t, layer, Zstd(t, Tar(t, File{"prog.bpf.o", elf})), nil)},
+		})
 	case Gadget:
 		d = r.PutManifest(t, "", ocispec.Manifest{
 			MediaType:    ocispec.MediaTypeImageManifest,
@@ -258,4 +271,15 @@ func Gzip(t testing.TB, data []byte) []byte {
 		t.Fatal(err)
 	}
 	return buf.Bytes()
+}
+
+// Zstd compresses data.
+func Zstd(t testing.TB, data []byte) []byte {
+	t.Helper()
+	w, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	return w.EncodeAll(data, nil)
 }

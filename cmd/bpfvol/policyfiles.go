@@ -48,13 +48,13 @@ func readPolicies(path string) (*policyFiles, error) {
 	return p, nil
 }
 
-// parts takes apart what errors.Join made, of errors that it made too.
+// parts takes apart what errors.Join made, also of what it made before.
 func parts(err error) []error {
 	joined, ok := err.(interface{ Unwrap() []error })
-	switch {
-	case err == nil:
-		return nil
-	case !ok:
+	if !ok || !strings.Contains(err.Error(), "\n") {
+		if err == nil {
+			return nil
+		}
 		return []error{err}
 	}
 	var all []error
