@@ -12,7 +12,7 @@ RUN --mount=type=cache,target=/go/pkg/mod go mod download
 COPY . .
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
-    go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o /bpfvol ./cmd/bpfvol
+    go build -trimpath -buildvcs=false -tags=grpcnotrace -ldflags "-s -w -X main.version=$VERSION" -o /bpfvol ./cmd/bpfvol
 
 FROM scratch
 LABEL org.opencontainers.image.title="bpfvol" \

@@ -7,7 +7,9 @@ PACKAGES ?= ./...
 export CGO_ENABLED = 0
 export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
 # The version comes from the linker flags; asking git again fails in checkouts that belong to someone else.
-export GOFLAGS := $(strip $(GOFLAGS) -buildvcs=false)
+# grpcnotrace: gRPC's traces are the one user of text/template, whose calls by name would keep every method of every type in
+# the binary: a fifth of its size, and of the memory of an idle daemon.
+export GOFLAGS := $(strip $(GOFLAGS) -buildvcs=false -tags=grpcnotrace)
 
 GO_BUILD = $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 

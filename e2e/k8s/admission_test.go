@@ -14,6 +14,7 @@ import (
 
 	"github.com/bpfvol/bpfvol/internal/admission"
 	"github.com/bpfvol/bpfvol/internal/image"
+	"github.com/bpfvol/bpfvol/verify"
 )
 
 const driver = "csi.bpfvol.io"
@@ -73,17 +74,17 @@ func newAdmission(t *testing.T, manifest string) *Cluster {
 	c := Start(t)
 	c.Apply(t, manifest)
 	// As an admin does: what the cluster has.
-	c.admit(t, c.Kubectl(t, "get", "bytecodepolicies", "-o", "yaml"), admission.Options{Driver: driver})
+	policies, err := admission.Read([]byte(c.Kubectl(t, "get", "bytecodepolicies", "-o", "yaml")), "-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.admit(t, policies, admission.Options{Driver: driver})
 	return c
 }
 
 // admit generates what bpfvol admission prints, applies it and waits until it is in force.
-func (c *Cluster) admit(t *testing.T, manifest string, opts admission.Options) {
+func (c *Cluster) admit(t *testing.T, policies []*verify.Policy, opts admission.Options) {
 	t.Helper()
-	policies, err := admission.Read([]byte(manifest), "-")
-	if err != nil {
-		t.Fatal(err)
-	}
 	text, err := admission.YAML(admission.Manifest(policies, opts))
 	if err != nil {
 		t.Fatal(err)
@@ -263,7 +264,12 @@ func TestAdmissionSaysWhatIsMissing(t *testing.T) {
 
 	t.Run("subjects of files", func(t *testing.T) {
 		const other = "files.bpfvol.io"
-		c.admit(t, strings.Replace(admitted, "unsigned: true", "unsigned: true, subjects: [shop/web, 'night/*']", 1), admission.Options{Driver: other, Subjects: true})
+		file := strings.Replace(admitted, "unsigned: true", "unsigned: true, subjects: [shop/web, 'night/*']", 1)
+		policies, err := verify.ParsePolicies([]byte(file), "policies.yaml", admission.NoSigners)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.admit(t, policies, admission.Options{Driver: other, Subjects: true})
 		c.ServiceAccount(t, "night", "owl")
 		c.ServiceAccount(t, "shop", "default")
 		for account, want := range map[string]string{
@@ -280,7 +286,7 @@ func TestAdmissionSaysWhatIsMissing(t *testing.T) {
 	})
 	t.Run("no policy at all", func(t *testing.T) {
 		const other = "none.bpfvol.io"
-		c.admit(t, "", admission.Options{Driver: other})
+		c.admit(t, nil, admission.Options{Driver: other})
 		status, message := c.post(t, "shop", "Pod", pod("web", csiVolume(other, map[string]string{"image": "ghcr.io/acme/x"})))
 		if want := "no BytecodePolicy covers it"; status != http.StatusUnprocessableEntity || !strings.Contains(message, want) {
 			t.Errorf("%d: %s\nwant %s", status, message, want)

@@ -150,15 +150,16 @@ func TestCRDAndFilesAcceptTheSame(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, fileErr := verify.ParsePolicies([]byte(tc.policy), "policy.yaml", cosign.Compile)
+			_, objectErr := compile(t, tc.policy)
 			status, message := c.create(t, policyObject(t, tc.policy))
 			if tc.refusal == "" {
-				if fileErr != nil || status != http.StatusCreated {
-					t.Errorf("a file: %v; the API server: %d: %s; want both to accept", fileErr, status, message)
+				if fileErr != nil || objectErr != nil || status != http.StatusCreated {
+					t.Errorf("a file: %v; an object: %v; the API server: %d: %s; want all to accept", fileErr, objectErr, status, message)
 				}
 				return
 			}
-			if fileErr == nil {
-				t.Error("a file is accepted")
+			if fileErr == nil || objectErr == nil {
+				t.Errorf("a file: %v; an object: %v; want both refused", fileErr, objectErr)
 			}
 			if status != http.StatusUnprocessableEntity && status != http.StatusBadRequest || !strings.Contains(message, tc.refusal) {
 				t.Errorf("the API server: %d: %s\nwant %q in it", status, message, tc.refusal)
@@ -166,16 +167,30 @@ func TestCRDAndFilesAcceptTheSame(t *testing.T) {
 		})
 	}
 
-	// What only one of them knows: names of helpers, bytes of keys and what is in a trusted root are judged by bpfvol alone.
-	t.Run("subjects are for files", func(t *testing.T) {
-		status, message := c.create(t, policyObject(t, head+"  subjects: [demo/counter]"))
-		if want := `grant the verb "use"`; status != http.StatusUnprocessableEntity || !strings.Contains(message, want) {
-			t.Errorf("got %d: %s\nwant %q in it", status, message, want)
-		}
-		if status, message := c.create(t, policyObject(t, head+"  subjects: []")); status != http.StatusCreated {
-			t.Errorf("no subjects: got %d: %s", status, message)
+	// What is for files alone, of which neither the API server nor the node takes it from an object.
+	for _, tc := range []struct{ name, policy, refusal string }{
+		{"subjects", head + "  subjects: [demo/counter]", `grant the verb "use"`},
+		{"a root beside the file", strings.Replace(root(keyless), "/etc/bpfvol/", "", 1), "is no absolute path on the node"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, objectErr := compile(t, tc.policy)
+			status, message := c.create(t, policyObject(t, tc.policy))
+			if objectErr == nil || !strings.Contains(objectErr.Error(), tc.refusal) {
+				t.Errorf("an object: %v; want %q in it", objectErr, tc.refusal)
+			}
+			if status != http.StatusUnprocessableEntity || !strings.Contains(message, tc.refusal) {
+				t.Errorf("the API server: %d: %s\nwant %q in it", status, message, tc.refusal)
+			}
+		})
+	}
+	t.Run("no subjects", func(t *testing.T) {
+		policy := head + "  subjects: []"
+		_, objectErr := compile(t, policy)
+		if status, message := c.create(t, policyObject(t, policy)); objectErr != nil || status != http.StatusCreated {
+			t.Errorf("an object: %v; the API server: %d: %s", objectErr, status, message)
 		}
 	})
+	// Names of helpers, bytes of keys and what is in a trusted root are judged by bpfvol alone.
 }
 
 // Every policy of the documentation and of the end-to-end tests, without its subjects, is one for a cluster.
@@ -313,6 +328,16 @@ func policyObject(t *testing.T, text string) map[string]any {
 		t.Fatalf("%v in\n%s", err, text)
 	}
 	return object
+}
+
+// compile asks the node plugin, which reads objects of the cluster.
+func compile(t *testing.T, text string) (*verify.Policy, error) {
+	t.Helper()
+	object, err := json.Marshal(policyObject(t, text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return verify.CompileObject(object, cosign.Compile)
 }
 
 // publicKey returns a key as a word of YAML.

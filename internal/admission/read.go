@@ -10,46 +10,53 @@ import (
 	"io"
 
 	"sigs.k8s.io/yaml"
-	goyaml "sigs.k8s.io/yaml/goyaml.v3"
+	yamlv3 "sigs.k8s.io/yaml/goyaml.v3"
 
 	"github.com/bpfvol/bpfvol/api/v1alpha1"
 	"github.com/bpfvol/bpfvol/verify"
 )
 
-// Read reads BytecodePolicies: documents of YAML or JSON, each a policy or a List of them, as `kubectl get
-// bytecodepolicies -o yaml` prints it.
+// Read reads BytecodePolicies as objects of a cluster: documents of YAML or JSON, each an object or a List of them, as
+// `kubectl get bytecodepolicies -o yaml` prints it.
 func Read(data []byte, file string) ([]*verify.Policy, error) {
-	var flat bytes.Buffer
-	lists := false
-	dec := goyaml.NewDecoder(bytes.NewReader(data))
+	var policies []*verify.Policy
+	names := map[string]bool{}
+	dec := yamlv3.NewDecoder(bytes.NewReader(data))
 	for {
-		var node goyaml.Node
-		if err := dec.Decode(&node); errors.Is(err, io.EOF) {
-			break
+		var doc any
+		if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
+			return policies, nil
 		} else if err != nil {
 			return nil, fmt.Errorf("policy file %s: %w", file, err)
 		}
-		docs := []goyaml.Node{node}
-		var list struct {
-			Kind  string        `yaml:"kind"`
-			Items []goyaml.Node `yaml:"items"`
-		}
-		if node.Decode(&list) == nil && (list.Kind == "List" || list.Kind == v1alpha1.Kind+"List") {
-			docs, lists = list.Items, true
-		}
-		for _, d := range docs {
-			text, err := goyaml.Marshal(&d)
+		for _, object := range objects(doc) {
+			text, err := json.Marshal(object)
+			if err != nil {
+				return nil, fmt.Errorf("policy file %s: cannot be written as JSON; keys must be strings and numbers finite: %w", file, err)
+			}
+			p, err := verify.CompileObject(text, NoSigners)
 			if err != nil {
 				return nil, fmt.Errorf("policy file %s: %w", file, err)
 			}
-			flat.WriteString("---\n")
-			flat.Write(text)
+			if names[p.Name] {
+				return nil, fmt.Errorf("policy file %s: policy %q is defined twice", file, p.Name)
+			}
+			names[p.Name] = true
+			policies = append(policies, p)
 		}
 	}
-	if lists {
-		data = flat.Bytes()
+}
+
+// objects is what a document holds: nothing, the items of a list, or itself.
+func objects(doc any) []any {
+	if doc == nil {
+		return nil
 	}
-	return verify.ParsePolicies(data, file, NoSigners)
+	if list, ok := doc.(map[string]any); ok && (list["kind"] == "List" || list["kind"] == v1alpha1.Kind+"List") {
+		items, _ := list["items"].([]any)
+		return items
+	}
+	return []any{doc}
 }
 
 // NoSigners is a verify.Compiler for who asks about images and subjects alone: an authority's files are on the nodes.

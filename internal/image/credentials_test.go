@@ -163,3 +163,61 @@ func TestTokensAreNotSharedBetweenPods(t *testing.T) {
 		}
 	}
 }
+
+// A registry that repeats what it was sent, in a place that would end up in an error, brings it to no reader of events.
+func TestRegistryThatRepeatsCredentials(t *testing.T) {
+	const password = "hunter2-of-alice"
+	raw := func(w http.ResponseWriter, text string) {
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		defer conn.Close()
+		fmt.Fprint(conn, text+"\r\n\r\n")
+	}
+	for name, answer := range map[string]func(w http.ResponseWriter, auth string){
+		"NoHTTP":        func(w http.ResponseWriter, _ string) { raw(w, password) },
+		"NoHTTPEncoded": func(w http.ResponseWriter, auth string) { raw(w, strings.ReplaceAll(auth, " ", "-")) },
+		"Status":        func(w http.ResponseWriter, _ string) { raw(w, "HTTP/1.1 "+password) },
+		"Header":        func(w http.ResponseWriter, _ string) { raw(w, "HTTP/1.1 200 OK\r\n"+password) },
+		"Location": func(w http.ResponseWriter, _ string) {
+			raw(w, "HTTP/1.1 307 x\r\nContent-Length: 0\r\nLocation: http://["+password)
+		},
+		"LocationCut": func(w http.ResponseWriter, _ string) {
+			raw(w, "HTTP/1.1 307 x\r\nContent-Length: 0\r\nLocation: http://["+strings.Repeat("x", 60)+password)
+		},
+		"LocationEncoded": func(w http.ResponseWriter, auth string) {
+			raw(w, "HTTP/1.1 307 x\r\nContent-Length: 0\r\nLocation: http://["+auth)
+		},
+		"Length": func(w http.ResponseWriter, _ string) { raw(w, "HTTP/1.1 200 OK\r\nContent-Length: "+password) },
+		"Digest": func(w http.ResponseWriter, _ string) {
+			raw(w, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Type: x\r\nDocker-Content-Digest: "+password)
+		},
+		"Type": func(w http.ResponseWriter, _ string) {
+			raw(w, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Type: "+password)
+		},
+		"Realm": func(w http.ResponseWriter, _ string) {
+			raw(w, "HTTP/1.1 401 x\r\nContent-Length: 0\r\nWWW-Authenticate: Bearer realm=\"ftp://"+password+"\"")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reg := imagetest.Start(t)
+			reg.Intercept(func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+				if auth := r.Header.Get("Authorization"); auth != "" {
+					answer(w, auth)
+					return
+				}
+				w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+				w.WriteHeader(http.StatusUnauthorized)
+			})
+			ref := imagetest.Reference(t, reg.Host+"/acme/count:v1")
+			_, err := resolve(t, imagetest.Store(t, reg.Host), ref, image.PullOptions{Keyring: keyring{reg.Host: {{Username: "alice", Password: password}}}})
+			if err == nil {
+				t.Fatal("it was pulled")
+			}
+			if strings.Contains(err.Error(), password[:4]) || strings.Contains(err.Error(), "YWxpY2U6") {
+				t.Errorf("the error tells: %v", err)
+			}
+		})
+	}
+}

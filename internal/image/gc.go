@@ -119,6 +119,9 @@ func (s *Store) Prune(ctx context.Context, opts PruneOptions) (Pruned, error) {
 	if err != nil {
 		return out, err
 	}
+	if err := s.proofs.tidy(s.layout); err != nil {
+		return out, err
+	}
 	out.Freed, err = s.layout.sweepBlobs(uses)
 	return out, err
 }

@@ -571,6 +571,10 @@ func (a *importing) keep(ctx context.Context, names map[digest.Digest][]Referenc
 			if err := a.keepSignatures(ref); err != nil {
 				return nil, err
 			}
+			// Before it is named: an image without a record would be asked about, and there may be no registry.
+			if err := s.proofs.addLocal(cacheName(ref)); err != nil {
+				return nil, err
+			}
 		}
 	}
 	err := s.layout.update(func(index *ocispec.Index) bool {

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -69,16 +70,10 @@ func openProofs(l *layout) (*proofs, error) {
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return nil, err
 	}
-	return p, p.locked(func() error {
-		if err := p.readKey(); err != nil {
-			return err
-		}
-		now, err := l.snapshot()
-		if err != nil {
-			return err
-		}
-		return p.sweep(now)
-	})
+	if err := p.locked(p.readKey); err != nil {
+		return nil, err
+	}
+	return p, p.tidy(l)
 }
 
 // readKey reads the key, and makes one where there is none or a broken one.
@@ -207,28 +202,38 @@ func (p *proofs) change(image string, f func(*proof)) (r proof, err error) {
 	})
 }
 
-// sweep removes the records of images that the cache no longer has, and what a crash left half-written. The caller holds
-// the lock.
-func (p *proofs) sweep(now *snapshot) error {
-	keep := map[string]bool{proofsKey: true, proofsLock: true}
-	for name := range now.byName {
-		if strings.Contains(name, "@") {
-			keep[filepath.Base(p.path(name))] = true
+// tidy removes the records of images that the cache no longer has, and what a crash left half-written. What was written
+// just now stays: its image may be named in a moment.
+func (p *proofs) tidy(l *layout) error {
+	return p.locked(func() error {
+		now, err := l.snapshot()
+		if err != nil {
+			return err
 		}
-	}
-	entries, err := os.ReadDir(p.dir)
-	if err != nil {
-		return cacheError(err)
-	}
-	for _, e := range entries {
-		if keep[e.Name()] {
-			continue
+		keep := map[string]bool{proofsKey: true, proofsLock: true}
+		for name := range now.byName {
+			if strings.Contains(name, "@") {
+				keep[filepath.Base(p.path(name))] = true
+			}
 		}
-		if err := os.Remove(filepath.Join(p.dir, e.Name())); err != nil {
+		entries, err := os.ReadDir(p.dir)
+		if err != nil {
 			return cacheError(err)
 		}
-	}
-	return nil
+		for _, e := range entries {
+			info, err := e.Info()
+			if err != nil {
+				return cacheError(err)
+			}
+			if keep[e.Name()] || time.Since(info.ModTime()) < settling {
+				continue
+			}
+			if err := os.Remove(filepath.Join(p.dir, e.Name())); err != nil {
+				return cacheError(err)
+			}
+		}
+		return nil
+	})
 }
 
 // prove makes sure that whoever pulls by p may have an image of the cache: by the record, or else by asking the
