@@ -96,8 +96,15 @@ how many.`),
 	return cmd
 }
 
+// memoryGoal is how much memory the daemon tries to get by with: the collector works harder as it comes nearer. What a
+// registry sends may be as large as an object may be, and should not leave as much garbage behind again.
+const memoryGoal = 32 << 20
+
 // run serves until ctx ends. The socket answers only after recovery.
 func (o *serveOptions) run(ctx context.Context) error {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryGoal)
+	}
 	policies, err := o.sourceOptions.open()
 	if err != nil {
 		return err

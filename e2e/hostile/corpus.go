@@ -59,6 +59,12 @@ var images = map[string]func(repository){
 		}
 		r.layers(ocispec.MediaTypeImageLayerGzip, bombs...)
 	},
+	"open/zstd-bomb":               func(r repository) { r.layers(ocispec.MediaTypeImageLayerZstd, ZstdBomb(bpf.Hooks())) },
+	"open/zstd-bomb-beside-object": func(r repository) { r.layers(ocispec.MediaTypeImageLayerZstd, ZstdBomb(TarHeader("zeros", 1<<30))) },
+	"open/zstd-window":             func(r repository) { r.layers(ocispec.MediaTypeImageLayerZstd, ZstdWindow()) },
+	"open/largest-object-zstd": func(r repository) {
+		r.layers(ocispec.MediaTypeImageLayerZstd, Zstd(append(bpf.Hooks(), make([]byte, largestObject-len(bpf.Hooks()))...)))
+	},
 	"open/million-entries": func(r repository) { r.layers(ocispec.MediaTypeImageLayerGzip, MillionEntries()) },
 	"open/largest-object": func(r repository) {
 		r.layers("application/vnd.bpfvol.object.v1+elf", append(bpf.Hooks(), make([]byte, largestObject-len(bpf.Hooks()))...))

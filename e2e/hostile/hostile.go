@@ -11,11 +11,31 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // GzipBomb is head and 1 GiB of zeros, in about a megabyte: members of a gzip file may be repeated.
 func GzipBomb(head []byte) []byte {
 	return append(member(head), bytes.Repeat(member(make([]byte, 1<<20)), 1<<10)...)
+}
+
+// ZstdBomb is head and 1 GiB of zeros, as a zstd file.
+func ZstdBomb(head []byte) []byte {
+	return append(Zstd(head), bytes.Repeat(Zstd(make([]byte, 1<<20)), 1<<10)...)
+}
+
+// ZstdWindow is a zstd frame whose decoder would have to remember as much as the format has words for (RFC 8878, 3.1.1.1.2).
+func ZstdWindow() []byte { return []byte("\x28\xb5\x2f\xfd\x00\xff\x01\x00\x00") }
+
+// Zstd compresses data.
+func Zstd(data []byte) []byte {
+	w, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		panic(err)
+	}
+	defer w.Close()
+	return w.EncodeAll(data, nil)
 }
 
 // MillionEntries is a gzip archive with that many empty files.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -48,6 +49,7 @@ func hostileImages() []testCase {
 	const (
 		noObject = `image $IMAGE: no BPF object; build the image from the output of clang -target bpf -c`
 		gzipped  = ocispec.MediaTypeImageLayerGzip
+		zstd     = ocispec.MediaTypeImageLayerZstd
 		plain    = ocispec.MediaTypeImageLayer
 	)
 	return []testCase{
@@ -55,6 +57,13 @@ func hostileImages() []testCase {
 			says: `image $IMAGE: over the limit: objects have more than 33554432 bytes`},
 		{name: "GzipBombBesideObject", push: layers(gzipped, bytes(func() []byte { return hostile.GzipBomb(hostile.TarHeader("zeros", 1<<30)) })), code: codes.InvalidArgument,
 			says: `image $IMAGE: over the limit: layers are larger than an object may be when unpacked`},
+		{name: "Zstd", push: layers(zstd, func(t *testing.T, r repository) []byte { return hostile.Zstd(archive("a.o")(t, r)) })},
+		{name: "ZstdBomb", push: layers(zstd, bytes(func() []byte { return hostile.ZstdBomb(bpf.Hooks()) })), code: codes.InvalidArgument,
+			says: `image $IMAGE: over the limit: objects have more than 33554432 bytes`},
+		{name: "ZstdWindow", push: layers(zstd, bytes(hostile.ZstdWindow)), code: codes.InvalidArgument,
+			says: `image $IMAGE: over the limit: layer needs more memory to unpack than it may; compress it by zstd without --long and --ultra`},
+		{name: "ManyLayers", push: pushSigned, registry: rewrittenManifest([]byte(`{"config":{},"layers":[` + strings.Repeat(`{},`, 1000) + `{}]}`)), code: codes.InvalidArgument,
+			says: `image $IMAGE: over the limit: a list in its manifest has more than 1000 entries`},
 		{name: "MillionEntries", push: layers(gzipped, bytes(hostile.MillionEntries)), code: codes.InvalidArgument,
 			says: `image $IMAGE: over the limit: layers have more than 1024 entries`},
 		{name: "EightGiBManifest", push: pushSigned, registry: func(repository) imagetest.Hook { return hugeManifest }, code: codes.InvalidArgument,

@@ -3,8 +3,10 @@
 package trust
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -111,9 +113,9 @@ func keylessCases() []testCase {
 		{name: "Keyless-Key", policy: "workflow", push: pushSigned, code: codes.PermissionDenied, says: notByWorkflow("by a key and without a certificate")},
 		{name: "Key-Keyless", push: by(sigstore, workflow, bundle), code: codes.PermissionDenied, says: byAnotherKey},
 		{name: "Keyless-Either", policy: "either", push: by(sigstore, someone, bundle), code: codes.PermissionDenied,
-			says: `image $SIGNED: no signature by policy "either" (found 1: by another subject, by another key); sign it with a key or as an identity of the policy or ask an admin to add yours`},
+			says: `image $SIGNED: no signature by policy "either" (found 1: by another subject ("someone@acme.test"), by another key); sign it with a key or as an identity of the policy or ask an admin to add yours`},
 		{name: "Keyless-NotAnchored", policy: "workflows", push: by(sigstore, longer, bundle), code: codes.PermissionDenied,
-			says: strings.ReplaceAll(notByWorkflow("by another subject"), `"workflow"`, `"workflows"`)},
+			says: strings.ReplaceAll(notByWorkflow(`by another subject ("`+longer.Subject+`")`), `"workflow"`, `"workflows"`)},
 		{name: "Keyless-EntryOfAnother", policy: "workflow", push: func(t *testing.T, r repository) digest.Digest {
 			d := r.push(t, "v1")
 			s, other := sigstore().Sign(d, r.reference(t, d), workflow, tag), sigstore().Sign(d, r.reference(t, d), workflow, tag)
@@ -128,8 +130,8 @@ func keylessCases() []testCase {
 			name, why string
 			push      func(*testing.T, repository) digest.Digest
 		}{
-			{"OtherIssuer", "by another issuer", by(sigstore, otherIssuer, f)},
-			{"OtherSubject", "by another subject", by(sigstore, someone, f)},
+			{"OtherIssuer", `by another issuer ("https://issuer.test")`, by(sigstore, otherIssuer, f)},
+			{"OtherSubject", `by another subject ("someone@acme.test")`, by(sigstore, someone, f)},
 			{"OtherRoot", "by a certificate of another root", by(otherSigstore, workflow, f)},
 			{"NoSCT", "by a certificate that is in no certificate log", by(sigstore, workflow, f, cosigntest.WithoutSCT())},
 			{"NoLog", "not in the transparency log", by(sigstore, workflow, f, cosigntest.WithoutLog())},
@@ -143,8 +145,42 @@ func keylessCases() []testCase {
 			cases = append(cases, testCase{name: "Keyless-" + string(f) + "-" + c.name, policy: "workflow", push: c.push, code: codes.PermissionDenied, says: notByWorkflow(c.why)})
 		}
 	}
+	malformed := malformedProofs()
+	for _, name := range slices.Sorted(maps.Keys(malformed)) {
+		cases = append(cases, testCase{name: "Keyless-Malformed-" + name, policy: "workflow", push: func(t *testing.T, r repository) digest.Digest {
+			d := r.push(t, "v1")
+			s := sigstore().Sign(d, r.reference(t, d), workflow, tag, stamped)
+			maps.Copy(s.Annotations, malformed[name])
+			r.tagged(t, d, r.PutBlob(t, simpleSigning, s.Payload, s.Annotations))
+			return d
+		}, code: codes.PermissionDenied, says: notByWorkflow("$WORDS")})
+	}
 	return append(cases, testCase{name: "Keyless-bundle-RekorV2-NotStamped", policy: "workflow", push: by(sigstore, workflow, bundle, v2),
 		code: codes.PermissionDenied, says: notByWorkflow("without a trusted timestamp")})
+}
+
+// malformedProofs spoil what proves that a signature without a key is good. A log entry is read here that a key needs not.
+func malformedProofs() map[string]map[string]string {
+	all := malformedAnnotations()
+	const (
+		certificate = "dev.sigstore.cosign/certificate"
+		chain       = "dev.sigstore.cosign/chain"
+		stamp       = "dev.sigstore.cosign/rfc3161timestamp"
+	)
+	for name, annotations := range map[string]map[string]string{
+		"NoCertificate":        {certificate: ""},
+		"CertificateIsText":    {certificate: "junk"},
+		"CertificateOfNothing": {certificate: "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"},
+		"LongChain":            {chain: strings.Repeat("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", 1000)},
+		"StampIsNoJSON":        {stamp: "{"},
+		"StampIsJunk":          {stamp: `{"SignedRFC3161Timestamp":"AAAA"}`},
+		"RekorBodyIsJunk":      rekorEntry(`"AAAA"`),
+		"RekorBodyIsEmpty":     rekorEntry(`""`),
+		"RekorBodyHasNoKind":   rekorEntry(`"e30="`),
+	} {
+		all[name] = annotations
+	}
+	return all
 }
 
 func notByWorkflow(why string) string {

@@ -3,7 +3,9 @@
 package image
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -28,13 +30,46 @@ func isManifest(mediaType string) bool {
 
 // document is a manifest or an index.
 type document struct {
-	MediaType    string               `json:"mediaType"`
-	ArtifactType string               `json:"artifactType"`
-	Manifests    []ocispec.Descriptor `json:"manifests"`
-	Config       *ocispec.Descriptor  `json:"config"`
-	Layers       []ocispec.Descriptor `json:"layers"`
-	Subject      *ocispec.Descriptor  `json:"subject"`
-	Annotations  map[string]string    `json:"annotations"`
+	MediaType    string              `json:"mediaType"`
+	ArtifactType string              `json:"artifactType"`
+	Manifests    descriptors         `json:"manifests"`
+	Config       *ocispec.Descriptor `json:"config"`
+	Layers       descriptors         `json:"layers"`
+	Subject      *ocispec.Descriptor `json:"subject"`
+	Annotations  map[string]string   `json:"annotations"`
+}
+
+// maxDescriptors is how long a list may be: as many signatures as cosign reads of a tag (pkg/oci/internal/signature,
+// maxLayers). An empty descriptor takes a few bytes to send, and two hundred in memory.
+const maxDescriptors = 1000
+
+// descriptors is a list that is no longer in memory than it may be.
+type descriptors []ocispec.Descriptor
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (ds *descriptors) UnmarshalJSON(raw []byte) error {
+	*ds = nil
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	switch first, err := dec.Token(); {
+	case err != nil:
+		return err
+	case first == nil: // null
+		return nil
+	case first != json.Delim('['):
+		return errors.New("not a list")
+	}
+	*ds = descriptors{}
+	for dec.More() {
+		if len(*ds) == maxDescriptors {
+			return fmt.Errorf("%w: a list in its manifest has more than %d entries", ErrTooLarge, maxDescriptors)
+		}
+		var d ocispec.Descriptor
+		if err := dec.Decode(&d); err != nil {
+			return err
+		}
+		*ds = append(*ds, d)
+	}
+	return nil
 }
 
 // parseDocument reads raw as what mediaType says. A document that could be read both as index and as manifest, or
@@ -46,6 +81,9 @@ func parseDocument(mediaType string, raw []byte) (*document, error) {
 	}
 	var d document
 	if err := json.Unmarshal(raw, &d); err != nil {
+		if errors.Is(err, ErrTooLarge) {
+			return nil, err
+		}
 		return nil, fmt.Errorf("%w: %s is not JSON as it should be", ErrUnsupported, mediaType)
 	}
 	if d.MediaType != "" && d.MediaType != mediaType {

@@ -51,6 +51,10 @@ const maxWindow = 8 << 20
 // compressed by gzip or zstd. A plain "oras push" labels a raw object as tar, so the media type says nothing. Names in an
 // archive are for display; nothing is ever written or followed.
 func (x *extractor) layer(b []byte, title string) error {
+	if bytes.HasPrefix(b, []byte(elf.ELFMAG)) {
+		x.unpack -= int64(len(b))
+		return x.put(title, b) // no copy: there may be little memory
+	}
 	var r io.Reader = bytes.NewReader(b)
 	switch {
 	case isZstd(b):
@@ -99,7 +103,7 @@ func (x *extractor) unpacked(r io.Reader, title string) error {
 	r = io.MultiReader(bytes.NewReader(first), r)
 	switch {
 	case bytes.HasPrefix(first, []byte(elf.ELFMAG)):
-		return x.add(title, r)
+		return x.add(title, r, 0)
 	case len(first) < 512 || string(first[tarMagic:tarMagic+5]) != "ustar":
 		return nil // a README beside the object, say
 	}
@@ -122,18 +126,52 @@ func (x *extractor) unpacked(r io.Reader, title string) error {
 		if n, _ := io.ReadFull(archive, head); n < len(head) || string(head) != elf.ELFMAG {
 			continue // where the archive itself is broken, Next says so
 		}
-		if err := x.add(h.Name, io.MultiReader(bytes.NewReader(head), archive)); err != nil {
+		if err := x.add(h.Name, io.MultiReader(bytes.NewReader(head), archive), h.Size); err != nil {
 			return err
 		}
 	}
 }
 
-// add keeps a file.
-func (x *extractor) add(name string, r io.Reader) error {
-	data, err := io.ReadAll(io.LimitReader(r, x.keep+1))
+// add reads a file that says to have size bytes, 0 where it says nothing.
+func (x *extractor) add(name string, r io.Reader, size int64) error {
+	if size > 0 && size <= x.keep {
+		data := make([]byte, size)
+		if _, err := io.ReadFull(r, data); err != nil {
+			return err
+		}
+		return x.put(name, data)
+	}
+	data, err := readOnce(r, x.keep+1)
 	if err != nil {
 		return err
 	}
+	return x.put(name, data)
+}
+
+// readOnce reads up to so many bytes. What grows is in memory twice while it does, so what is not small grows once.
+func readOnce(r io.Reader, most int64) ([]byte, error) {
+	const small = 1 << 20
+	data, err := io.ReadAll(io.LimitReader(r, min(small, most)))
+	if err != nil || int64(len(data)) < min(small, most) || most <= small {
+		return data, err
+	}
+	all := make([]byte, most)
+	n := copy(all, data)
+	for n < len(all) {
+		m, err := r.Read(all[n:])
+		n += m
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return all[:n], nil
+}
+
+// put keeps a file.
+func (x *extractor) put(name string, data []byte) error {
 	if x.keep -= int64(len(data)); x.keep < 0 {
 		return fmt.Errorf("%w: objects have more than %d bytes", ErrTooLarge, x.limits.Object)
 	}

@@ -349,6 +349,16 @@ func TestLimits(t *testing.T) {
 		d := r.PutRaw(t, "", ocispec.MediaTypeImageManifest, append(big, `"}`...))
 		wantError(t, open(t, store, imagetest.Reference(t, reg.Host+"/acme/bad@"+d.Digest.String())), image.ErrTooLarge, "manifest")
 	})
+	// Short to send, long in memory.
+	for name, raw := range map[string]string{
+		ocispec.MediaTypeImageManifest: `{"layers":[` + strings.Repeat(`{},`, 1000) + `{}]}`,
+		ocispec.MediaTypeImageIndex:    `{"manifests":[` + strings.Repeat(`{},`, 1000) + `{}]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := r.PutRaw(t, "", name, []byte(raw))
+			wantError(t, open(t, store, imagetest.Reference(t, reg.Host+"/acme/bad@"+d.Digest.String())), image.ErrTooLarge, "more than 1000 entries")
+		})
+	}
 	t.Run("EndlessManifest", func(t *testing.T) {
 		reg.Intercept(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 			w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)

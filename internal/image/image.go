@@ -86,15 +86,17 @@ type Object struct {
 
 // Limits bound what an image may cost. A zero field has its default.
 type Limits struct {
-	Manifest   int64         // bytes of a manifest or index
-	Config     int64         // bytes of a config
-	Layer      int64         // bytes of a layer as stored
-	Object     int64         // bytes of an object, and of all layers of an image together
-	Entries    int           // entries of an archive
-	Referrers  int           // referrers of an image
-	Signatures int           // signatures of an image that are looked at, newest of a .sig tag first to count
-	Signature  int64         // bytes of a signature
-	Timeout    time.Duration // for one stage: resolve, signatures, object
+	Manifest   int64 // bytes of a manifest or index
+	Config     int64 // bytes of a config
+	Layer      int64 // bytes of a layer as stored
+	Object     int64 // bytes of an object, and of all layers of an image together
+	Entries    int   // entries of an archive
+	Referrers  int   // referrers of an image
+	Signatures int   // signatures of an image that are looked at, newest of a .sig tag first to count
+	Signature  int64 // bytes of a signature
+	// AllSignatures is bytes of an image's signatures together. The largest of what is too much are not looked at.
+	AllSignatures int64
+	Timeout       time.Duration // for one stage: resolve, signatures, object
 }
 
 func (l Limits) withDefaults() Limits {
@@ -106,6 +108,7 @@ func (l Limits) withDefaults() Limits {
 	orDefault(&l.Referrers, 256)
 	orDefault(&l.Signatures, 64)
 	orDefault(&l.Signature, 1<<20)
+	orDefault(&l.AllSignatures, 8<<20)
 	orDefault(&l.Timeout, time.Minute)
 	return l
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -234,8 +235,19 @@ func (p *pull) fetch(ctx context.Context, d ocispec.Descriptor) (b []byte, err e
 			return err
 		}
 		defer rc.Close()
-		b, err = content.ReadAll(rc, d)
+		b, err = readBlob(rc, d)
 		return err
 	})
 	return b, err
+}
+
+// readBlob reads what d describes, whose size was compared with a limit before. It takes that much memory and no more;
+// content.ReadAll, for which a size may be anything, takes twice as much.
+func readBlob(r io.Reader, d ocispec.Descriptor) ([]byte, error) {
+	b := make([]byte, d.Size)
+	v := content.NewVerifyReader(r, d)
+	if _, err := io.ReadFull(v, b); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return b, v.Verify()
 }

@@ -150,6 +150,30 @@ func (s *Store) candidates(listed []ocispec.Descriptor) []ocispec.Descriptor {
 			out = append(out, plain(d))
 		}
 	}
+	return within(out, s.limits.AllSignatures, func(d ocispec.Descriptor) int64 { return d.Size })
+}
+
+// within returns those of all that together have no more than so many bytes, in their order. Where not all fit it is the
+// largest that do not: a signature is small, and must not be crowded out of memory by what is none.
+func within[T any](all []T, room int64, size func(T) int64) []T {
+	order := make([]int, len(all))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(size(all[a]), size(all[b])) })
+	fit := 0
+	for fit < len(order) {
+		if room -= max(size(all[order[fit]]), 0); room < 0 {
+			break
+		}
+		fit++
+	}
+	order = order[:fit]
+	slices.Sort(order)
+	out := make([]T, fit)
+	for i, from := range order {
+		out[i] = all[from]
+	}
 	return out
 }
 
@@ -163,20 +187,20 @@ func mayHoldSignature(d ocispec.Descriptor) bool {
 	return strings.HasPrefix(d.ArtifactType, bundlePrefix) && isManifest(d.MediaType)
 }
 
-// collect reads the signatures out of their manifests.
+// collect reads the signatures out of their manifests: first what there is, then as much of it as may be in memory.
 func (r *Root) collect(ctx context.Context, s sources) ([]Signature, error) {
-	found := make([][]Signature, 1+len(s.referrers))
-	g, ctx := errgroup.WithContext(ctx)
+	found := make([][]material, 1+len(s.referrers))
+	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	if s.tagged != nil {
 		g.Go(func() (err error) {
-			found[0], err = r.readSignatures(ctx, *s.tagged, true)
+			found[0], err = r.materials(gctx, *s.tagged, true)
 			return err
 		})
 	}
 	for i, d := range s.referrers {
 		g.Go(func() (err error) {
-			found[1+i], err = r.readSignatures(ctx, d, false)
+			found[1+i], err = r.materials(gctx, d, false)
 			return err
 		})
 	}
@@ -184,12 +208,41 @@ func (r *Root) collect(ctx context.Context, s sources) ([]Signature, error) {
 		return nil, err
 	}
 	all := slices.Concat(found...)
-	return all[:min(len(all), r.store.limits.Signatures)], nil
+	all = within(all[:min(len(all), r.store.limits.Signatures)], r.store.limits.AllSignatures, material.size)
+	sigs := make([]Signature, len(all))
+	g, gctx = errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for i, m := range all {
+		g.Go(func() (err error) {
+			sigs[i] = Signature{Format: m.format, Annotations: m.layer.Annotations}
+			sigs[i].Payload, err = r.fetch(gctx, plain(m.layer), r.store.limits.Signature)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return sigs, nil
 }
 
-// readSignatures returns the signatures of one manifest. Of a .sig tag the newest count, which cosign appends last. A
-// referrer that is listed and gone, or is of another subject, has none.
-func (r *Root) readSignatures(ctx context.Context, d ocispec.Descriptor, tagged bool) ([]Signature, error) {
+// material is a layer that holds a signature.
+type material struct {
+	format Format
+	layer  ocispec.Descriptor
+}
+
+// size is how many bytes the signature will have.
+func (m material) size() int64 {
+	n := m.layer.Size
+	for k, v := range m.layer.Annotations {
+		n += int64(len(k) + len(v))
+	}
+	return n
+}
+
+// materials returns the signatures of one manifest. Of a .sig tag the newest count, which cosign appends last. A referrer
+// that is listed and gone, or is of another subject, has none.
+func (r *Root) materials(ctx context.Context, d ocispec.Descriptor, tagged bool) ([]material, error) {
 	l := r.store.limits
 	raw, err := r.fetch(ctx, d, l.Manifest)
 	if !tagged && errors.Is(err, ErrNotFound) {
@@ -205,10 +258,8 @@ func (r *Root) readSignatures(ctx context.Context, d ocispec.Descriptor, tagged 
 	if !tagged && (m.Subject == nil || m.Subject.Digest != r.Digest) {
 		return nil, nil
 	}
-	layers := m.Layers
-	layers = layers[max(0, len(layers)-l.Signatures):]
-	sigs := make([]Signature, 0, len(layers))
-	for _, layer := range layers {
+	var found []material
+	for _, layer := range m.Layers[max(0, len(m.Layers)-l.Signatures):] {
 		format := FormatTag
 		switch {
 		case layer.Size > l.Signature:
@@ -220,13 +271,9 @@ func (r *Root) readSignatures(ctx context.Context, d ocispec.Descriptor, tagged 
 		case layer.MediaType != simpleSigning:
 			continue
 		}
-		payload, err := r.fetch(ctx, plain(layer), l.Signature)
-		if err != nil {
-			return nil, err
-		}
-		sigs = append(sigs, Signature{Format: format, Payload: payload, Annotations: layer.Annotations})
+		found = append(found, material{format, layer})
 	}
-	return sigs, nil
+	return found, nil
 }
 
 // keepSignatures records where the signatures of d are, and so that the registry was asked.

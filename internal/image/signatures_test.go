@@ -278,6 +278,43 @@ func TestTooManyReferrersAreAnError(t *testing.T) {
 	}
 }
 
+// Who may push beside an image may push 64 manifests of 64 signatures of a megabyte each. No more than a few of them are
+// read, and none in place of a signature that is as small as signatures are.
+func TestLargeSignaturesTakeNoRoomFromSmallOnes(t *testing.T) {
+	reg := imagetest.Start(t)
+	d := imagetest.PushImage(t, reg.Host, "acme/count", "v1", bpf.Count())
+	store := imagetest.Store(t, reg.Host)
+	root, err := resolve(t, store, imagetest.Reference(t, reg.Host+"/acme/count:v1"), image.PullOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := imagetest.In(reg.Host, "acme/count")
+	large := r.PutBlob(t, bundleMediaType, make([]byte, 1<<20), nil)
+	push := func(layers ...ocispec.Descriptor) {
+		r.PutManifest(t, "", ocispec.Manifest{
+			MediaType: ocispec.MediaTypeImageManifest, ArtifactType: bundleMediaType, Config: r.PutEmpty(t), Layers: layers,
+			Subject: &ocispec.Descriptor{MediaType: root.MediaType, Digest: d, Size: root.Size},
+		})
+	}
+	for i := range 20 {
+		push(large, large, r.PutBlob(t, bundleMediaType, []byte(fmt.Sprint(i)), nil))
+	}
+	sigs, err := root.Signatures(t.Context(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	small, bytes := 0, 0
+	for _, s := range sigs {
+		bytes += len(s.Payload)
+		if len(s.Payload) < 10 {
+			small++
+		}
+	}
+	if small != 20 || bytes > 8<<20 {
+		t.Errorf("got %d bytes, and %d of 20 small signatures", bytes, small)
+	}
+}
+
 // cosign v2 appends to the .sig tag on each signing. The newest count.
 func TestNewestOfManyTaggedSignaturesCount(t *testing.T) {
 	reg := imagetest.Start(t)
