@@ -39,7 +39,7 @@ test-vm: setup-vm ## Run the kernel tests on Linux 6.1 and 6.12 too, in QEMU. KE
 fuzz: ## Fuzz everything that reads what others wrote, FUZZTIME (20s) each. PACKAGES='./loader ./verify/...' fuzzes some
 	@grep -rlE '^func Fuzz' --include='*_test.go' $(patsubst %/...,%,$(PACKAGES)) | while read -r file; do \
 		for name in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' "$$file"); do \
-			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(or $(FUZZTIME),20s) "$$(dirname "$$file")" </dev/null || exit 1; \
+			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(or $(FUZZTIME),20s) -fuzzminimizetime 10x "$$(dirname "$$file")" </dev/null || exit 1; \
 		done; \
 	done
 
