@@ -48,6 +48,7 @@ func (e *fakeEngine) Stats(_ context.Context, id, target string) (int, error) {
 
 // running is a server that serves, and a client of it.
 type running struct {
+	server *Server
 	socket string
 	conn   *grpc.ClientConn
 	stop   func() error // idempotent
@@ -81,7 +82,7 @@ func serve(t *testing.T, log klog.Logger, opts Options) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &running{socket: socket, conn: conn, stop: sync.OnceValue(func() error {
+	r := &running{server: s, socket: socket, conn: conn, stop: sync.OnceValue(func() error {
 		cancel()
 		return <-served
 	})}

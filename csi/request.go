@@ -57,11 +57,11 @@ func publishRequest(req *csi.NodePublishVolumeRequest, podsDir string) (node.Req
 	if err := checkPod(pod, req.GetTargetPath(), podsDir); err != nil {
 		return node.Request{}, err
 	}
-	persistent, err := persistent(req.GetVolumeContext())
+	logins, err := keyring(req.GetSecrets())
 	if err != nil {
 		return node.Request{}, err
 	}
-	logins, err := keyring(req.GetSecrets())
+	persistent, err := persistent(req.GetVolumeContext())
 	if err != nil {
 		return node.Request{}, err
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"sync"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -51,6 +52,11 @@ type Options struct {
 	// the target is in: without podInfoOnMount in the CSIDriver object, these keys would be the user's own words.
 	// Empty: not checked.
 	PodsDir string
+
+	// RegistryDir is kubelet's directory of registration sockets, <kubelet-dir>/plugins_registry. With it, the server
+	// registers the driver with kubelet as soon as its own socket listens. The endpoint must have the same path on the
+	// node as here. Empty: somebody else registers it, such as the sidecar node-driver-registrar.
+	RegistryDir string
 }
 
 // Server serves CSI. Make one with New.
@@ -58,7 +64,8 @@ type Server struct {
 	csi.UnimplementedIdentityServer
 	csi.UnimplementedNodeServer
 
-	opts Options
+	opts         Options
+	registration *registration // nil: somebody else's business
 }
 
 // driverName is what the CSI specification allows as a plugin's name: at most 63 characters, and it ends in a letter.
@@ -77,15 +84,23 @@ func New(opts Options) (*Server, error) {
 	case len(opts.NodeID) > maxNodeID:
 		return nil, fmt.Errorf("node id: %d bytes: at most %d are allowed", len(opts.NodeID), maxNodeID)
 	}
-	return &Server{opts: opts}, nil
+	registration, err := newRegistration(opts.RegistryDir, opts.Driver)
+	if err != nil {
+		return nil, err
+	}
+	return &Server{opts: opts, registration: registration}, nil
 }
 
 // Serve answers calls on endpoint, "unix:///path/to/socket", until ctx is done. Then it takes no new call, lets those in
 // flight finish, and returns nil. Calls log to the logger of ctx.
 func (s *Server) Serve(ctx context.Context, endpoint string) error {
-	l, err := listen(endpoint)
+	path, err := socketPath(endpoint)
 	if err != nil {
 		return err
+	}
+	l, err := listen(path)
+	if err != nil {
+		return fmt.Errorf("endpoint %s: %w", endpoint, err)
 	}
 	server := grpc.NewServer(
 		grpc.UnaryInterceptor(intercept(klog.FromContext(ctx))),
@@ -95,23 +110,31 @@ func (s *Server) Serve(ctx context.Context, endpoint string) error {
 	csi.RegisterIdentityServer(server, s)
 	csi.RegisterNodeServer(server, s)
 
-	served := make(chan struct{})
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		select {
-		case <-ctx.Done():
-			server.GracefulStop()
-		case <-served:
-		}
-	}()
+	ctx, end := context.WithCancel(ctx)
+	var beside sync.WaitGroup
+	beside.Go(func() {
+		<-ctx.Done()
+		server.GracefulStop()
+	})
+	if s.registration != nil {
+		s.registration.endpoint = path
+		beside.Go(func() { s.registration.serve(ctx) })
+	}
 	err = server.Serve(l) // closes l, which removes the socket
-	close(served)
-	<-stopped
+	end()
+	beside.Wait()
 	if err != nil && !errors.Is(err, grpc.ErrServerStopped) { // stopped before it began
 		return fmt.Errorf("endpoint %s: %w", endpoint, err)
 	}
 	return nil
+}
+
+// Registered is nil when kubelet has registered the driver, or is not asked to, and else says why not.
+func (s *Server) Registered() error {
+	if s.registration == nil {
+		return nil
+	}
+	return s.registration.state()
 }
 
 func (s *Server) ready() bool { return s.opts.Ready == nil || s.opts.Ready() }

@@ -18,18 +18,14 @@ import (
 // maxSocketPath is the longest path that fits into struct sockaddr_un with its NUL (unix(7)).
 const maxSocketPath = 107
 
-// listen makes the socket of endpoint, for root alone from its first moment on. A socket that a killed process left is
-// removed; one that another process answers on is not.
-func listen(endpoint string) (net.Listener, error) {
-	path, err := socketPath(endpoint)
-	if err != nil {
+// listen makes a socket, for root alone from its first moment on. A socket that a killed process left is removed; one
+// that another process answers on is not.
+func listen(path string) (*net.UnixListener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("endpoint %s: %w", endpoint, err)
-	}
 	if err := removeStale(path); err != nil {
-		return nil, fmt.Errorf("endpoint %s: %w", endpoint, err)
+		return nil, err
 	}
 	config := net.ListenConfig{
 		// The mode of an unbound socket is the mode of the file that bind makes (unix_bind_bsd in net/unix/af_unix.c).
@@ -43,9 +39,9 @@ func listen(endpoint string) (net.Listener, error) {
 	}
 	l, err := config.Listen(context.Background(), "unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("endpoint %s: %w", endpoint, err)
+		return nil, err
 	}
-	return l, nil
+	return l.(*net.UnixListener), nil
 }
 
 func socketPath(endpoint string) (string, error) {

@@ -113,11 +113,21 @@ func TestEndpointMustBeASocketPath(t *testing.T) {
 
 func TestServeLeavesNoGoroutineNorFile(t *testing.T) {
 	once := func() {
-		r := serve(t, quiet(), Options{Engine: &fakeEngine{}})
+		r := serve(t, quiet(), Options{Engine: &fakeEngine{}, RegistryDir: t.TempDir()})
 		for range 20 {
 			if _, err := r.node().NodePublishVolume(t.Context(), validRequest()); err != nil {
 				t.Fatal(err)
 			}
+			if err := Probe(t.Context(), "unix://"+r.socket); err != nil {
+				t.Fatal(err)
+			}
+		}
+		path := registrationSocket(t, r)
+		for range 2 {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+			appears(t, path)
 		}
 		if err := r.stop(); err != nil {
 			t.Fatal(err)

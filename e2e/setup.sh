@@ -40,7 +40,12 @@ test | vm)
 	;;
 esac
 
-[ -n "$packages$optional" ] || exit 0
+# Debian's package of this one starts a daemon where it is installed, so it is unpacked instead.
+registry=$(dirname "$0")/../.cache/docker-registry
+unpack=
+[ "${1:-}" != test ] || [ -x "$registry/usr/bin/docker-registry" ] || command -v docker-registry >/dev/null 2>&1 || unpack=docker-registry
+
+[ -n "$packages$optional$unpack" ] || exit 0
 if ! command -v apt-get >/dev/null 2>&1 || [ "$(id -u)" != 0 ]; then
 	[ -n "$packages" ] || exit 0
 	echo "setup: missing; as root on Debian or Ubuntu this script installs it, elsewhere install what corresponds to:$packages" >&2
@@ -49,10 +54,21 @@ fi
 
 export DEBIAN_FRONTEND=noninteractive
 install() { apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
-echo "setup: apt-get install$packages$optional" >&2
+[ -z "$packages$optional" ] || echo "setup: apt-get install$packages$optional" >&2
 apt-get update -qq
 # shellcheck disable=SC2086 # lists
 if [ -n "$packages" ]; then install $packages; fi
 for package in $optional; do
 	install "$package" || echo "setup: no $package here; tests that need it will skip" >&2
 done
+if [ -n "$unpack" ]; then
+	work=$(mktemp -d)
+	if (cd "$work" && apt-get download -qq -o APT::Sandbox::User=root "$unpack" && dpkg-deb -x ./*.deb x) >/dev/null; then
+		mkdir -p "$(dirname "$registry")"
+		rm -rf "$registry"
+		mv "$work/x" "$registry"
+	else
+		echo "setup: no $unpack here; tests that need it will skip" >&2
+	fi
+	rm -rf "$work"
+fi

@@ -107,7 +107,8 @@ func mapBytes(m *ebpf.MapSpec, cpus uint64) uint64 {
 	case ebpf.PerfEventArray, ebpf.CPUMap:
 		each, n = 64, max(n, cpus)
 	default:
-		each = 64 + key + value
+		// Storage of sockets, tasks, inodes and cgroups has no size: it is counted for one of them.
+		each, n = 64+key+value, max(n, 1)
 	}
 	total := add(mul(each, n), mapHeader)
 	if m.InnerMap != nil { // made as a pattern, and gone when the outer map is there

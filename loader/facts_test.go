@@ -255,6 +255,12 @@ func TestMapBytesCountInnerMaps(t *testing.T) {
 	}
 }
 
+func TestMapBytesCountStorageForOne(t *testing.T) {
+	if got := mapBytes(&ebpf.MapSpec{Type: ebpf.TaskStorage, KeySize: 4, ValueSize: 1 << 16}, 1); got < 1<<16 {
+		t.Errorf("estimated %d bytes", got)
+	}
+}
+
 func TestMapBytesSaturate(t *testing.T) {
 	huge := &ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 1<<32 - 1, ValueSize: 1<<32 - 1, MaxEntries: 1<<32 - 1}
 	if got := mapBytes(huge, 1<<20); got != 1<<64-1 {

@@ -4,6 +4,7 @@ package verify
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -64,6 +65,16 @@ var (
 	// ErrNoTrustedRoot: the policy's trusted root cannot be used, so nothing can be said of the signature.
 	ErrNoTrustedRoot = errors.New("not checked, because the policy's trusted root cannot be used")
 )
+
+// OtherIdentityError says whose certificate it is instead. It wraps ErrOtherIssuer or ErrOtherSubject.
+type OtherIdentityError struct {
+	Kind  error
+	Found string // what the certificate has in the place of what the policy names; hostile
+}
+
+func (e *OtherIdentityError) Error() string { return fmt.Sprintf("%v (%.120q)", e.Kind, e.Found) }
+
+func (e *OtherIdentityError) Unwrap() error { return e.Kind }
 
 // display names an image in messages. Every part of a parsed reference is from a safe alphabet and short.
 func display(ref image.Reference, d digest.Digest) string {

@@ -37,7 +37,7 @@ func Describe(p *Policy, who func(Authority) string) []Step {
 		say("authority", false, "none, and no \"unsigned: true\", so no image satisfies it; add a key")
 	}
 	if len(p.Subjects) == 0 {
-		say("subject", false, "none, so of a file only PersistentVolumes may use it; add subjects such as \"namespace/serviceaccount\"")
+		say("subject", false, "none, so nobody may use it; add subjects such as \"namespace/serviceaccount\"")
 	} else {
 		say("subject", true, "for %s", some(p.Subjects))
 	}

@@ -23,8 +23,7 @@ type Policies interface {
 // Static is a fixed set of policies.
 type Static []*Policy
 
-// For implements Policies. Who mounts a PersistentVolume need not be named: an admin made it, or a class that an admin
-// made, and so said who may.
+// For implements Policies.
 func (ps Static) For(ctx context.Context, s Subject, ref image.Reference) ([]*Policy, error) {
 	candidates, err := Candidates(ctx, ps, ref)
 	if err != nil {
@@ -32,19 +31,14 @@ func (ps Static) For(ctx context.Context, s Subject, ref image.Reference) ([]*Po
 	}
 	var usable []*Policy
 	for _, p := range candidates {
-		tell := Step{Stage: "subject", Policy: p.Name, OK: true}
-		switch {
-		case s.Persistent:
-			tell.Text = "a PersistentVolume is for whoever may claim it; subjects are not asked"
-		case matchSubject(p.Subjects, s):
-			tell.Text = fmt.Sprintf("names %q (subjects: %s)", s, some(p.Subjects))
-		default:
-			tell.OK, tell.Text = false, fmt.Sprintf("does not name %q (subjects: %s)", s, some(p.Subjects))
-		}
-		Trace(ctx, tell)
+		tell := Step{Stage: "subject", Policy: p.Name, OK: matchSubject(p.Subjects, s)}
 		if tell.OK {
 			usable = append(usable, p)
+			tell.Text = fmt.Sprintf("names %q (subjects: %s)", s, some(p.Subjects))
+		} else {
+			tell.Text = fmt.Sprintf("does not name %q (subjects: %s)", s, some(p.Subjects))
 		}
+		Trace(ctx, tell)
 	}
 	if len(usable) > 0 {
 		return usable, nil

@@ -19,8 +19,8 @@ type refusal struct {
 	policy     *Policy
 	signatures int
 
-	seen    [len(kinds)]bool
-	lacking *lacking // what the first good signature lacked
+	seen    [len(kinds)]string // in words, of the first of each kind
+	lacking *lacking           // what the first good signature lacked
 }
 
 // lacking is an attestation that a good signature is not accompanied by.
@@ -118,10 +118,16 @@ func (r *refusal) trace(ctx context.Context, stage, authority string, i int, sig
 
 func (r *refusal) add(err error) {
 	for i, k := range kinds {
-		if k.err == nil || errors.Is(err, k.err) {
-			r.seen[i] = true
-			return
+		if k.err != nil && !errors.Is(err, k.err) {
+			continue
 		}
+		if r.seen[i] == "" {
+			r.seen[i] = k.what
+			if other := (*OtherIdentityError)(nil); errors.As(err, &other) {
+				r.seen[i] = other.Error()
+			}
+		}
+		return
 	}
 }
 
@@ -130,8 +136,8 @@ func (r *refusal) rank() int {
 	if r.lacking != nil {
 		return -1
 	}
-	for i, seen := range r.seen {
-		if seen {
+	for i, what := range r.seen {
+		if what != "" {
 			return i
 		}
 	}
@@ -153,9 +159,9 @@ func (r *refusal) denied(img string) error {
 		return e
 	}
 	var why []string
-	for i, k := range kinds {
-		if r.seen[i] {
-			why = append(why, k.what)
+	for _, what := range r.seen {
+		if what != "" {
+			why = append(why, what)
 		}
 	}
 	e.Cause = fmt.Sprintf("no signature by policy %q (found %d: %s)", r.policy.Name, r.signatures, strings.Join(why, ", "))

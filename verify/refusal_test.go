@@ -100,9 +100,10 @@ func TestLackOfAttestationAsksTheRegistryAgain(t *testing.T) {
 func TestDenialSaysWhatIsWrongWithKeylessSignatures(t *testing.T) {
 	const fix = "; sign it as an identity of the policy or ask an admin to add yours"
 	for why, want := range map[error]string{
-		ErrOtherRoot:       "by a certificate of another root",
-		ErrOtherIssuer:     "by another issuer",
-		ErrOtherSubject:    "by another subject",
+		ErrOtherRoot:    "by a certificate of another root",
+		ErrOtherIssuer:  "by another issuer",
+		ErrOtherSubject: "by another subject",
+		&OtherIdentityError{ErrOtherSubject, "https://evil.test/\n" + strings.Repeat("x", 1000)}: `by another subject ("https://evil.test/\n` + strings.Repeat("x", 101) + `")`,
 		ErrNoSCT:           "by a certificate that is in no certificate log",
 		ErrNotLogged:       "not in the transparency log",
 		ErrNoTime:          "without a trusted timestamp",

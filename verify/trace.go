@@ -6,7 +6,8 @@ import "context"
 
 // Step is one answer on the way to a decision, for who wants to see why: `bpfvol verify`, `bpfvol doctor --policy`.
 type Step struct {
-	// Stage is what is asked: "policy", "subject", "image", "signature", "attestation", "interface", "object", "allow".
+	// Stage is what is asked: "policy", "subject", "image", "signature", "attestation", "interface", "object", "allow"; of
+	// policy files also "file" and "authority".
 	Stage  string `json:"stage"`
 	Policy string `json:"policy,omitempty"` // of which policy; "" where it is about all
 	OK     bool   `json:"ok"`

@@ -129,70 +129,66 @@ type Key struct {
 
 // Keyless is an identity: issuer and subject, each exactly or as a regular expression, which is anchored.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.issuer) != has(self.issuerRegexp)",message="needs exactly one of issuer and issuerRegexp"
-// +kubebuilder:validation:XValidation:rule="has(self.subject) != has(self.subjectRegexp)",message="needs exactly one of subject and subjectRegexp"
+// +kubebuilder:validation:XValidation:rule="(has(self.issuer) && self.issuer.size() > 0) != (has(self.issuerRegexp) && self.issuerRegexp.size() > 0)",message="needs exactly one of issuer and issuerRegexp"
+// +kubebuilder:validation:XValidation:rule="(has(self.subject) && self.subject.size() > 0) != (has(self.subjectRegexp) && self.subjectRegexp.size() > 0)",message="needs exactly one of subject and subjectRegexp"
 type Keyless struct {
 	// Issuer is the OIDC issuer that vouched for the signer: "https://token.actions.githubusercontent.com".
 	//
 	// +optional
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:MaxLength=1024
 	Issuer string `json:"issuer,omitempty"`
 	// IssuerRegexp matches the whole issuer.
 	//
 	// +optional
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=2048
-	// +kubebuilder:validation:XValidation:rule="!'nobody@bpfvol.invalid'.matches('^(?:' + self + ')$') && !'https://bpfvol.invalid/nobody'.matches('^(?:' + self + ')$')",message="matches everybody; name the issuer: https://token\\\\.actions\\\\.githubusercontent\\\\.com"
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:XValidation:rule="['x'.matches(self)].size() == 1",message="is no regular expression (RE2)"
+	// +kubebuilder:validation:XValidation:rule="self.size() == 0 || !('https://nobody.invalid'.matches('^(?:' + self + ')$') || 'https://nobody.invalid/nobody'.matches('^(?:' + self + ')$') || 'http://nobody.invalid/nobody'.matches('^(?:' + self + ')$') || 'spiffe://nobody.invalid/nobody'.matches('^(?:' + self + ')$') || 'nobody@nobody.invalid'.matches('^(?:' + self + ')$') || 'https://the-quick-brown-fox-jumps-over-the-lazy-dog.invalid/THE_QUICK_BROWN_FOX/JUMPS.OVER/THE+LAZY=DOG:0123456789?a=b&c#@x'.matches('^(?:' + self + ')$') || 'the-quick.brown_fox+jumps.over.the.lazy.dog0123456789@THE-QUICK-BROWN-FOX-JUMPS-OVER-THE-LAZY-DOG.invalid'.matches('^(?:' + self + ')$') || 'nobody'.matches('^(?:' + self + ')$') || 'NOBODY'.matches('^(?:' + self + ')$') || '0123456789'.matches('^(?:' + self + ')$') || '\\u2603'.matches('^(?:' + self + ')$'))",message="matches anybody; name whom you trust"
 	IssuerRegexp string `json:"issuerRegexp,omitempty"`
 	// Subject is the signer: an e-mail address, or the URI of a workflow.
 	//
 	// +optional
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:MaxLength=1024
 	Subject string `json:"subject,omitempty"`
 	// SubjectRegexp matches the whole subject: "https://github\\.com/acme/.*".
 	//
 	// +optional
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=2048
-	// +kubebuilder:validation:XValidation:rule="!'nobody@bpfvol.invalid'.matches('^(?:' + self + ')$') && !'https://bpfvol.invalid/nobody'.matches('^(?:' + self + ')$')",message="matches everybody; name the signer: https://github\\\\.com/acme/.*"
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:XValidation:rule="['x'.matches(self)].size() == 1",message="is no regular expression (RE2)"
+	// +kubebuilder:validation:XValidation:rule="self.size() == 0 || !('https://nobody.invalid'.matches('^(?:' + self + ')$') || 'https://nobody.invalid/nobody'.matches('^(?:' + self + ')$') || 'http://nobody.invalid/nobody'.matches('^(?:' + self + ')$') || 'spiffe://nobody.invalid/nobody'.matches('^(?:' + self + ')$') || 'nobody@nobody.invalid'.matches('^(?:' + self + ')$') || 'https://the-quick-brown-fox-jumps-over-the-lazy-dog.invalid/THE_QUICK_BROWN_FOX/JUMPS.OVER/THE+LAZY=DOG:0123456789?a=b&c#@x'.matches('^(?:' + self + ')$') || 'the-quick.brown_fox+jumps.over.the.lazy.dog0123456789@THE-QUICK-BROWN-FOX-JUMPS-OVER-THE-LAZY-DOG.invalid'.matches('^(?:' + self + ')$') || 'nobody'.matches('^(?:' + self + ')$') || 'NOBODY'.matches('^(?:' + self + ')$') || '0123456789'.matches('^(?:' + self + ')$') || '\\u2603'.matches('^(?:' + self + ')$'))",message="matches anybody; name whom you trust"
 	SubjectRegexp string `json:"subjectRegexp,omitempty"`
 }
 
 // TrustedRoot is sigstore's trusted_root.json: exactly one of File and Data.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.file) != has(self.data)",message="needs exactly one of file and data"
+// +kubebuilder:validation:XValidation:rule="(has(self.file) && self.file.size() > 0) != (has(self.data) && self.data.size() > 0)",message="needs exactly one of file and data"
+// +kubebuilder:validation:XValidation:rule="!has(self.file) || self.file.size() == 0 || self.file.startsWith('/')",fieldPath=".file",message="is no absolute path on the node"
 type TrustedRoot struct {
 	// File is a path on the node. It is read again when it changes.
 	//
 	// +optional
-	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=4096
 	File string `json:"file,omitempty"`
 	// Data is the document itself.
 	//
 	// +optional
-	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=262144
 	Data string `json:"data,omitempty"`
 }
 
 // Attestation is a statement about the image, in a sigstore bundle.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.builderID) || self.predicateType == 'https://slsa.dev/provenance/v1'",fieldPath=".builderID",message="only the predicateType https://slsa.dev/provenance/v1 names a builder"
+// +kubebuilder:validation:XValidation:rule="!has(self.builderID) || self.builderID.size() == 0 || self.predicateType == 'https://slsa.dev/provenance/v1'",fieldPath=".builderID",message="only the predicateType https://slsa.dev/provenance/v1 names a builder"
 type Attestation struct {
 	// PredicateType is the kind of statement: "https://slsa.dev/provenance/v1".
 	//
 	// +required
 	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:MaxLength=512
 	PredicateType string `json:"predicateType"`
 	// BuilderID is what a SLSA provenance names as its builder (runDetails.builder.id).
 	//
 	// +optional
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:MaxLength=512
 	BuilderID string `json:"builderID,omitempty"`
 }
 

@@ -16,9 +16,14 @@ import (
 	"github.com/bpfvol/bpfvol/internal/node"
 )
 
-// serveHTTP answers /metrics, /healthz (the process lives) and /readyz (volumes can be published by the policies as
-// they stand on disk or in the cluster) until ctx ends.
-func serveHTTP(ctx context.Context, addr string, engine *node.Engine, policies policySource) error {
+// checks are what kubelet's probes of a pod ask for. Nil is well, and the text of an error is the answer.
+type checks struct {
+	healthy func(context.Context) error // else a restart helps
+	ready   func() error                // else an admin does
+}
+
+// serveHTTP answers /metrics, /healthz and /readyz until ctx ends.
+func serveHTTP(ctx context.Context, addr string, engine *node.Engine, checks checks) error {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(
 		collectors.NewGoCollector(),
@@ -33,14 +38,8 @@ func serveHTTP(ctx context.Context, addr string, engine *node.Engine, policies p
 	)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := policies.Err(); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		fmt.Fprintln(w, "ok")
-	})
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { answer(w, checks.healthy(r.Context())) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, checks.ready()) })
 	server := &http.Server{Addr: addr, Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	stopped := make(chan error, 1)
 	go func() {
@@ -51,4 +50,12 @@ func serveHTTP(ctx context.Context, addr string, engine *node.Engine, policies p
 		return fmt.Errorf("--http: %w", err)
 	}
 	return <-stopped
+}
+
+func answer(w http.ResponseWriter, err error) {
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ok")
 }

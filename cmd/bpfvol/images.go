@@ -22,7 +22,7 @@ import (
 
 // imageOptions say where images come from.
 type imageOptions struct {
-	cacheDir, registries, dockerConfig string
+	cacheDir, registries, registriesDir, dockerConfig string
 
 	logins *image.DockerConfigFile // of dockerConfig, where there is one
 }
@@ -38,6 +38,7 @@ func (o *imageOptions) flags(cmd *cobra.Command) {
 func (o *imageOptions) nodeFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.cacheDir, "cache-dir", defaultCacheDir(), "`DIR` of the image cache, an OCI layout below it")
 	cmd.Flags().StringVar(&o.registries, "registries", "", "YAML `FILE` of registry hosts: mirrors, CA files, plain HTTP")
+	cmd.Flags().StringVar(&o.registriesDir, "registries-dir", "", "`DIR` of containerd's hosts.toml files, such as /etc/containerd/certs.d, beside --registries")
 	cmd.Flags().StringVar(&o.dockerConfig, "docker-config", "", "JSON `FILE` of registry credentials, as docker login writes it; read again when it changes. Programs that it names are not run")
 }
 
@@ -72,6 +73,11 @@ func (o *imageOptions) openDir(ctx context.Context, dir string) (*image.Store, e
 		var err error
 		if hosts, err = image.LoadRegistries(o.registries); err != nil {
 			return nil, fmt.Errorf("--registries: %w", err)
+		}
+	}
+	if o.registriesDir != "" {
+		if err := hosts.AddDir(o.registriesDir); err != nil {
+			return nil, fmt.Errorf("--registries-dir: %w", err)
 		}
 	}
 	logins, err := o.openDockerConfig(klog.FromContext(ctx))

@@ -71,6 +71,7 @@ Every flag can be given as environment variable: --state-dir as BPFVOL_STATE_DIR
 		SilenceErrors: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Name() != "serve" { // the daemon logs; a command prints what its user must know
+				klog.SetLogger(logr.Discard())
 				cmd.SetContext(klog.NewContext(cmd.Context(), logr.Discard()))
 			}
 			return flagsFromEnvironment(cmd.Flags())
@@ -81,13 +82,14 @@ Every flag can be given as environment variable: --state-dir as BPFVOL_STATE_DIR
 	})
 	root.AddGroup(
 		&cobra.Group{ID: "node", Title: "Run:"},
+		&cobra.Group{ID: "cluster", Title: "In a cluster:"},
 		&cobra.Group{ID: "image", Title: "Bytecode images:"},
 		&cobra.Group{ID: "look", Title: "Look:"},
 	)
 	root.AddCommand(
-		newServe(),
+		newServe(), newAdmission(),
 		newRun(), newPublish(), newUnpublish(), newList(), newStatus(),
-		newInspect(), newBuild(), newPush(), newSign(), newVerify(), newKeygen(),
+		newInspect(), newBuild(), newPush(), newSign(), newVerify(), newKeygen(), newCache(),
 		newDump(), newDoctor(),
 	)
 	return root

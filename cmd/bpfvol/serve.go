@@ -16,6 +16,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/bpfvol/bpfvol/csi"
+	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/node"
 )
 
@@ -29,6 +30,8 @@ type serveOptions struct {
 	driverName string
 	kubeletDir string
 	httpAddr   string
+	register   bool
+	cacheSize  sizeFlag
 }
 
 func newServe() *cobra.Command {
@@ -46,7 +49,14 @@ one where RBAC grants its service account the verb "use" on it. While the API se
 were, and its answers hold for five minutes. deploy/rbac.yaml has the rights that serve itself needs.
 With --policy-dir policies are files, whose subjects say who may use them, and no API server is asked.
 
-SIGTERM lets calls in flight finish and detaches nothing; a restart drops no packet.
+With --register it registers itself with kubelet, through a socket in plugins_registry of --kubelet-dir, and needs no
+sidecar. In a container, that directory and the one of --endpoint must be mounted at the node's own paths.
+
+SIGTERM lets calls in flight finish and detaches nothing; a restart drops no packet. Only one serve works on a
+--state-dir; the other commands work beside it.
+
+/healthz calls the CSI socket as kubelet does. /readyz says what an admin has to look at: a policy that is no good, or
+what kubelet says against the driver.
 
 With --member-stats, bpfvol status shows what each program returned that shares XDP or TC on an interface with others,
 which the kernel runs as one. Counting costs each of them some nanoseconds a packet: make bench BENCH=dispatcher prints
@@ -76,6 +86,9 @@ how many.`),
 	f.StringVar(&o.policyDir, "policy-dir", "", "`DIR` of BytecodePolicy files, reloaded when they change; without it policies are objects of the cluster")
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "`FILE` that leads to the cluster of the policies; default the cluster that this pod runs in")
 	f.StringVar(&o.httpAddr, "http", ":9808", "`ADDRESS` of /metrics, /healthz and /readyz; empty: off")
+	f.BoolVar(&o.register, "register", false, "register the driver with kubelet; without it, a node-driver-registrar beside this one has to")
+	o.cacheSize = image.DefaultCacheSize
+	f.Var(&o.cacheSize, "cache-size", "`SIZE` of the image cache; images that no volume was made from are removed, the longest unused first")
 	klogFlags := flag.NewFlagSet("", flag.ContinueOnError)
 	klog.InitFlags(klogFlags)
 	f.AddGoFlag(klogFlags.Lookup("v"))
@@ -97,10 +110,19 @@ func (o *serveOptions) run(ctx context.Context) error {
 		return err
 	}
 	defer images.Close()
-	pods, err := filepath.Abs(filepath.Join(o.kubeletDir, "pods"))
+	kubeletDir, err := filepath.Abs(o.kubeletDir)
 	if err != nil {
 		return err
 	}
+	pods, registry := filepath.Join(kubeletDir, "pods"), ""
+	if o.register {
+		registry = filepath.Join(kubeletDir, "plugins_registry")
+	}
+	release, err := node.Claim(o.stateDir)
+	if err != nil {
+		return err
+	}
+	defer release()
 	options := node.Options{
 		StateDir: o.stateDir, BPFFSDir: o.bpffsDir, TargetRoot: pods,
 		Images: images, Policies: policies, MemberStats: o.memberStats, LibXDP: o.libxdp,
@@ -115,11 +137,12 @@ func (o *serveOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	watch = append(watch, func(ctx context.Context) error { return tend(ctx, images, o.cacheSize, engine) })
 	if err := engine.Recover(ctx); err != nil {
 		return err
 	}
 	server, err := csi.New(csi.Options{
-		Driver: o.driverName, NodeID: o.nodeID, Version: version, Engine: engine, PodsDir: pods,
+		Driver: o.driverName, NodeID: o.nodeID, Version: version, Engine: engine, PodsDir: pods, RegistryDir: registry,
 	})
 	if err != nil {
 		return err
@@ -132,7 +155,12 @@ func (o *serveOptions) run(ctx context.Context) error {
 	serving, ctx := errgroup.WithContext(ctx)
 	serving.Go(func() error { return server.Serve(ctx, o.endpoint) })
 	if o.httpAddr != "" {
-		serving.Go(func() error { return serveHTTP(ctx, o.httpAddr, engine, policies) })
+		serving.Go(func() error {
+			return serveHTTP(ctx, o.httpAddr, engine, checks{
+				healthy: func(ctx context.Context) error { return csi.Probe(ctx, o.endpoint) },
+				ready:   func() error { return errors.Join(policies.Err(), server.Registered()) },
+			})
+		})
 	}
 	// Starting up and recovering makes garbage that an idle daemon would carry for minutes.
 	debug.FreeOSMemory()

@@ -22,7 +22,6 @@ type verifyOptions struct {
 	attributeOptions
 	keys       []string
 	policy, as string
-	persistent bool
 }
 
 func newVerify() *cobra.Command {
@@ -53,7 +52,7 @@ It asks the registry for signatures when the cache has none that fits.`),
 			case len(o.keys) == 0:
 				return &usageError{errors.New("verify: --key FILE or --policy FILE is missing; a key names who must have signed, a policy what may run")}
 			}
-			for _, flag := range []string{"as", "persistent", "attach", "maps", "variables", "map-entries"} {
+			for _, flag := range []string{"as", "attach", "maps", "variables", "map-entries"} {
 				if cmd.Flags().Changed(flag) {
 					return &usageError{fmt.Errorf("verify: --%s says nothing without --policy FILE", flag)}
 				}
@@ -74,19 +73,15 @@ It asks the registry for signatures when the cache has none that fits.`),
 func (o *verifyOptions) whoFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.policy, "policy", "", "BytecodePolicy `FILE`, or directory of them as of bpfvol serve --policy-dir")
 	cmd.Flags().StringVar(&o.as, "as", "", "`NAMESPACE/SERVICEACCOUNT` of the pod that asks, or local/USER for the command line")
-	cmd.Flags().BoolVar(&o.persistent, "persistent", false, "ask as a pod that mounts a PersistentVolume")
 	fixed(cmd, "as")
 }
 
 // subject is who asks.
 func (o *verifyOptions) subject() (verify.Subject, error) {
 	if o.as == "" {
-		if o.persistent {
-			return verify.Subject{}, &usageError{errors.New("--persistent: --as NAMESPACE/SERVICEACCOUNT is missing")}
-		}
 		return localSubject(), nil
 	}
-	return parseSubject(o.as, o.persistent)
+	return parseSubject(o.as)
 }
 
 // signatures prints who signed.

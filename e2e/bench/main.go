@@ -19,7 +19,9 @@ var groups = []struct {
 	run  func(ctx context.Context, bpfvol string) error
 }{
 	{"node", benchNode},
+	{"trust", benchTrust},
 	{"json", benchJSON},
+	{"verify", benchVerify},
 	{"dispatcher", benchDispatcher},
 }
 

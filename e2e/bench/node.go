@@ -290,15 +290,18 @@ func (b *bench) many(ctx context.Context) (err error) {
 }
 
 // rss is the daemon's resident memory in MiB.
-func (b *bench) rss() (float64, error) {
+func (b *bench) rss() (float64, error) { return b.memory("VmRSS:") }
+
+// memory is a line of the daemon's status, in MiB: "VmHWM:" is the most that was ever resident.
+func (b *bench) memory(field string) (float64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.DaemonPID()))
 	if err != nil {
 		return 0, err
 	}
-	_, line, _ := strings.Cut(string(status), "VmRSS:")
+	_, line, _ := strings.Cut(string(status), field)
 	var kib float64
 	if _, err := fmt.Sscan(line, &kib); err != nil {
-		return 0, fmt.Errorf("VmRSS: %w", err)
+		return 0, fmt.Errorf("%s %w", field, err)
 	}
 	return kib / 1024, nil
 }

@@ -77,7 +77,7 @@ func TestCallsWhilePublishIsInFlight(t *testing.T) {
 	req := n.request(t, map[string]string{"image": count, "attach": onEth0})
 	before := n.snapshot(t)
 	asked, release := make(chan struct{}, 100), make(chan struct{})
-	n.registry.set(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	n.registry.InterceptFor(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		asked <- struct{}{}
 		<-release
 		next.ServeHTTP(w, r)

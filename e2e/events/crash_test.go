@@ -83,7 +83,7 @@ func TestKilledWhilePulling(t *testing.T) {
 	req := n.request(t, map[string]string{"image": count, "attach": onEth0})
 	before := n.snapshot(t)
 	asked := make(chan struct{}, 100)
-	n.registry.put(func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+	n.registry.Intercept(func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 		// Half of something, and then nothing until the daemon is dead.
 		w.Header().Set("Content-Length", "1000")
 		w.Write(make([]byte, 500))
@@ -94,7 +94,7 @@ func TestKilledWhilePulling(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- n.publish(t, req) }()
 	<-asked
-	n.registry.put(nil)
+	n.registry.Intercept(nil)
 	n.restart(t, syscall.SIGKILL)
 	if err := <-done; err == nil {
 		t.Error("the call of the killed daemon succeeded")

@@ -5,14 +5,13 @@ package events
 import (
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
-)
 
-const documentFile = "../../docs/events.md"
+	"github.com/bpfvol/bpfvol/e2e/eventdoc"
+)
 
 // codesOfTheDriver are all that the driver answers with, in the order of the document. kubelet keeps a volume after some
 // and forgets it after others, so each is a promise.
@@ -72,44 +71,9 @@ var elsewhere = map[string]string{
 	`<anything else>`:                    "csi: TestCodes",
 }
 
-// entry is one text of the document.
-type entry struct {
-	code string
-	text string
-	*regexp.Regexp
-}
-
-var placeholder = regexp.MustCompile(`<[^<>]+>`)
-
-func document(t *testing.T) (entries []entry, sections []string) {
-	t.Helper()
-	text, err := os.ReadFile(documentFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(text)) {
-		line = strings.TrimSuffix(line, "\n")
-		if code, ok := strings.CutPrefix(line, "## "); ok {
-			sections = append(sections, code)
-		}
-		text, ok := strings.CutPrefix(line, "- `")
-		if !ok {
-			continue
-		}
-		text, ok = strings.CutSuffix(text, "`\\")
-		if !ok || len(sections) == 0 {
-			t.Errorf("entry is not written like the others: %s", line)
-			continue
-		}
-		pattern := placeholder.ReplaceAllString(regexp.QuoteMeta(text), ".*")
-		entries = append(entries, entry{sections[len(sections)-1], text, regexp.MustCompile("^" + pattern + "$")})
-	}
-	return entries, sections
-}
-
 // What the tests of this package want to read is in docs/events.md, under its code.
 func TestEveryTextIsDocumented(t *testing.T) {
-	entries, _ := document(t)
+	entries, _ := eventdoc.Read(t)
 	answers := map[answer]bool{otherArguments: true, inFlight: true, stillPulling: true, notTakenAway: true, notUnpinned: true, noPolicy: true}
 	for _, r := range refusals {
 		answers[answer{r.code, r.says}] = true
@@ -118,21 +82,21 @@ func TestEveryTextIsDocumented(t *testing.T) {
 	for a := range answers {
 		found := false
 		for _, e := range entries {
-			if e.code == a.code.String() && e.MatchString(a.says) {
-				found, met[e.text] = true, true
+			if e.Code == a.code.String() && e.MatchString(a.says) {
+				found, met[e.Text] = true, true
 			}
 		}
 		if !found {
-			t.Errorf("not in %s, under %v: %s", documentFile, a.code, a.says)
+			t.Errorf("not in %s, under %v: %s", eventdoc.File, a.code, a.says)
 		}
 	}
 	for _, e := range entries {
-		where, known := elsewhere[e.text]
+		where, known := elsewhere[e.Text]
 		switch {
-		case !met[e.text] && !known:
-			t.Errorf("%s has a text that no test wants to read: %s", documentFile, e.text)
-		case met[e.text] && known:
-			t.Errorf("tested here, and said to be tested by %s: %s", where, e.text)
+		case !met[e.Text] && !known:
+			t.Errorf("%s has a text that no test wants to read: %s", eventdoc.File, e.Text)
+		case met[e.Text] && known:
+			t.Errorf("tested here, and said to be tested by %s: %s", where, e.Text)
 		}
 	}
 }
@@ -163,7 +127,7 @@ func TestTestsElsewhereExist(t *testing.T) {
 
 // The document has a section for each code, and each has a case.
 func TestEveryCodeIsDocumentedAndTested(t *testing.T) {
-	_, sections := document(t)
+	_, sections := eventdoc.Read(t)
 	var want []string
 	for _, code := range codesOfTheDriver {
 		want = append(want, code.String())

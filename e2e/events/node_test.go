@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,6 +63,8 @@ spec:
     interfaces: ["eth0"]
     priority: {min: 100, max: 900}
     maxMapBytes: 1Mi
+    maxPrograms: 1
+    maxInstructions: 85
     helpers: {deny: [bpf_get_current_comm]}
   subjects: [team/app]
 ---
@@ -79,7 +80,7 @@ spec:
 type node struct {
 	*stack.Stack
 	csi      csi.NodeClient
-	registry *gate
+	registry *imagetest.Gate
 	log      *lockedBuffer
 	volumes  int
 	digests  map[string]digest.Digest // of images, by name
@@ -92,9 +93,9 @@ func newNode(t *testing.T) *node {
 	if os.Getenv(binVariable) == "" {
 		t.Skip("there is no go to build bpfvol; name a built one in " + binVariable)
 	}
-	n := &node{registry: &gate{}, log: &lockedBuffer{}, digests: map[string]digest.Digest{}}
+	n := &node{registry: &imagetest.Gate{}, log: &lockedBuffer{}, digests: map[string]digest.Digest{}}
 	var err error
-	n.Stack, err = stack.New(stack.Options{Bin: os.Getenv(binVariable), Registry: n.registry.before, Log: n.log, Verbosity: 4})
+	n.Stack, err = stack.New(stack.Options{Bin: os.Getenv(binVariable), Registry: n.registry.Before, Log: n.log, Verbosity: 4})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +237,7 @@ func (n *node) published(t *testing.T, attributes map[string]string) *csi.NodePu
 // snapshot is what exists on the node before a call.
 func (n *node) snapshot(t *testing.T) kernelstate.Snapshot {
 	t.Helper()
-	s, err := kernelstate.Take(n.kept()...)
+	s, err := kernelstate.Take(n.Kept()...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +248,7 @@ func (n *node) snapshot(t *testing.T) kernelstate.Snapshot {
 // pin, record, target.
 func (n *node) wantNothing(t *testing.T, before kernelstate.Snapshot, req *csi.NodePublishVolumeRequest) {
 	t.Helper()
-	left, err := kernelstate.Leftovers(t.Context(), before, n.kept()...)
+	left, err := kernelstate.Leftovers(t.Context(), before, n.Kept()...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,42 +258,6 @@ func (n *node) wantNothing(t *testing.T, before kernelstate.Snapshot, req *csi.N
 	if _, err := os.Lstat(filepath.Join(n.BPFFSDir(), "volumes", req.VolumeId)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("directory of the pins: error is %v, want none there", err)
 	}
-}
-
-// kept are the directories where the daemon and kubelet keep things.
-func (n *node) kept() []string {
-	return []string{filepath.Join(n.StateDir(), "volumes"), filepath.Join(n.StateDir(), "locks"), n.BPFFSDir(), n.KubeletDir()}
-}
-
-// gate stands before the registry and lets one hook decide.
-type gate struct {
-	mu   sync.Mutex
-	hook imagetest.Hook
-}
-
-func (g *gate) before(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		g.mu.Lock()
-		hook := g.hook
-		g.mu.Unlock()
-		if hook == nil {
-			next.ServeHTTP(w, r)
-			return
-		}
-		hook(w, r, next)
-	})
-}
-
-// set puts a hook before the registry until the test ends; nil removes it.
-func (g *gate) set(t *testing.T, hook imagetest.Hook) {
-	g.put(hook)
-	t.Cleanup(func() { g.put(nil) })
-}
-
-func (g *gate) put(hook imagetest.Hook) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.hook = hook
 }
 
 // lockedBuffer is a log that can be read while it is written.

@@ -71,7 +71,7 @@ var registryRefusals = []refusal{
 	},
 	{name: "CachedForOthersUnavailable", push: object(bpf.Hooks), attributes: attach(onTrace), arrange: func(t *testing.T, n *node, req *csi.NodePublishVolumeRequest) {
 		cachedForAlice(t, n, req)
-		n.registry.set(t, imagetest.Status("", 500))
+		n.registry.InterceptFor(t, imagetest.Status("", 500))
 	}, code: codes.Unavailable,
 		says: `image $IMAGE: cached for other credentials: unavailable: registry $REGISTRY answered 500; try again later`,
 	},
@@ -102,7 +102,7 @@ var registryRefusals = []refusal{
 	{name: "SpoiledCache", push: object(bpf.Hooks), attributes: attach(onTrace), arrange: func(t *testing.T, n *node, req *csi.NodePublishVolumeRequest) {
 		cached(t, n, req)
 		spoil(t, n)
-		n.registry.set(t, imagetest.Drop(""))
+		n.registry.InterceptFor(t, imagetest.Drop(""))
 	}, code: codes.DataLoss,
 		says: `image $IMAGE: bytes differ from their digest: $SHA in the cache, and it cannot be fetched again: unavailable: registry $REGISTRY: answer was cut off; try again later`,
 	},

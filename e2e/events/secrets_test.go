@@ -44,7 +44,7 @@ func login(user string) func(*testing.T, *node, *csi.NodePublishVolumeRequest) {
 // cachedForAlice lets alice pull what only she may; the request is then of somebody without credentials.
 func cachedForAlice(t *testing.T, n *node, req *csi.NodePublishVolumeRequest) {
 	t.Helper()
-	n.registry.set(t, imagetest.BasicAuth("alice", passwordOf("alice")))
+	n.registry.InterceptFor(t, imagetest.BasicAuth("alice", passwordOf("alice")))
 	theirs := proto.CloneOf(req)
 	theirs.Secrets = n.loginSecret("alice")
 	cached(t, n, theirs)
@@ -58,7 +58,7 @@ func (n *node) withTokens(t *testing.T, users ...string) *imagetest.TokenServer 
 	}
 	s := imagetest.NewTokenServer(n.Stack.Registry, passwords)
 	guard := s.Guard()
-	n.registry.set(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	n.registry.InterceptFor(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		if r.URL.Path == "/token" {
 			s.ServeHTTP(w, r)
 			return
@@ -108,9 +108,9 @@ func TestPrivateImageOnASharedNode(t *testing.T) {
 	if got := tokens.Asked(); len(got) > 0 {
 		t.Errorf("proven credentials asked for tokens again: %q", got)
 	}
-	n.registry.put(nil)
+	n.registry.Intercept(nil)
 	want("nobody, once it is public", nil, codes.OK)
-	n.registry.put(imagetest.Drop(""))
+	n.registry.Intercept(imagetest.Drop(""))
 	want("nobody, from then on", nil, codes.OK)
 }
 
@@ -130,7 +130,7 @@ func TestNodeWideDockerConfig(t *testing.T) {
 	t.Setenv("BPFVOL_DOCKER_CONFIG", file)
 	n := newNode(t)
 	imagetest.PushImage(t, n.Stack.Registry, "open/node", "v1", bpf.Hooks())
-	n.registry.set(t, imagetest.BasicAuth("node", passwordOf("node")))
+	n.registry.InterceptFor(t, imagetest.BasicAuth("node", passwordOf("node")))
 	req := n.request(t, map[string]string{"image": "$REGISTRY/open/node:v1", "attach": onTrace})
 	if err := n.publish(t, req); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("without logins: %v", err)
@@ -183,11 +183,11 @@ func TestNoCredentialIsTold(t *testing.T) {
 	for _, secrets := range malformed {
 		publish(secrets, codes.InvalidArgument)
 	}
-	n.registry.put(repeats)
+	n.registry.Intercept(repeats)
 	publish(n.loginSecret("alice"), codes.Unauthenticated)
-	n.registry.put(repeatsInARedirect)
+	n.registry.Intercept(repeatsInARedirect)
 	publish(n.loginSecret("alice"), codes.Unauthenticated)
-	n.registry.put(imagetest.BasicAuth("alice", passwordOf("alice")))
+	n.registry.Intercept(imagetest.BasicAuth("alice", passwordOf("alice")))
 	publish(n.loginSecret("mallory"), codes.Unauthenticated)
 	publish(n.loginSecret("alice"), codes.OK)
 	n.withTokens(t, "bob")

@@ -57,8 +57,7 @@ func Start(t testing.TB) *Cluster {
 	t.Helper()
 	c := &Cluster{Hyperkube: build(t)}
 	var err error
-	// Not t.TempDir: with a long name of a test, etcd's socket would not fit into an address.
-	if c.dir, err = os.MkdirTemp("", "k8s-"); err != nil {
+	if c.dir, err = os.MkdirTemp("", "k8s-"); err != nil { //nolint:usetesting // with a test's name in it, etcd's socket would not fit into an address
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -42,6 +42,9 @@ func TestCRDAndFilesAcceptTheSame(t *testing.T) {
 	root := func(identity string) string {
 		return authorities("[{keyless: " + identity + ", trustedRoot: {file: /etc/bpfvol/trusted_root.json}}]")
 	}
+	attested := func(statement string) string {
+		return authorities("[{keyless: " + keyless + ", trustedRoot: {file: /etc/bpfvol/trusted_root.json}, attestations: [" + statement + "]}]")
+	}
 	allow := func(fields string) string { return head + "  allow: {" + fields + "}" }
 	for _, tc := range []struct {
 		name, policy string
@@ -99,6 +102,13 @@ func TestCRDAndFilesAcceptTheSame(t *testing.T) {
 		{"two keys in one", authorities("[{key: {data: " + key[:len(key)-1] + strings.TrimPrefix(key, `"`) + "}}]"), "give each key its own entry"},
 		{"text after the key", authorities("[{key: {data: " + key[:len(key)-1] + `more"}}]`), "give each key its own entry"},
 
+		{"keyless", root(keyless), ""},
+		{"keyless by expressions", root(`{issuerRegexp: 'https://(a|b)\.example', subject: me@example.com}`), ""},
+		{"keyless beside a field that is empty", root(`{issuer: 'https://a.example', issuerRegexp: '', subject: me@example.com}`), ""},
+		{"provenance by a builder", attested("{predicateType: https://slsa.dev/provenance/v1, builderID: https://example.com/builder}"), ""},
+		{"another statement", attested("{predicateType: https://spdx.dev/Document}"), ""},
+		{"another statement by a builder", attested("{predicateType: https://spdx.dev/Document, builderID: https://example.com/builder}"), "names a builder"},
+		{"statement without a type", attested("{builderID: https://example.com/builder}"), "spec.authorities[0].attestations[0].predicateType"},
 		{"keyless without a root", authorities("[{keyless: " + keyless + "}]"), "keyless needs a trustedRoot"},
 		{"keyless with an empty root", authorities("[{keyless: " + keyless + ", trustedRoot: {}}]"), "needs exactly one of file and data"},
 		{"keyless with both roots", authorities("[{keyless: " + keyless + ", trustedRoot: {file: /x, data: '{}'}}]"), "needs exactly one of file and data"},
@@ -106,9 +116,12 @@ func TestCRDAndFilesAcceptTheSame(t *testing.T) {
 		{"both issuers", root("{issuer: 'https://a.example', issuerRegexp: 'https://a\\.example', subject: me@example.com}"), "needs exactly one of issuer and issuerRegexp"},
 		{"no subject", root("{issuer: 'https://a.example'}"), "needs exactly one of subject and subjectRegexp"},
 		{"both subjects", root("{issuer: 'https://a.example', subject: a, subjectRegexp: b}"), "needs exactly one of subject and subjectRegexp"},
-		{"any subject", root("{issuer: 'https://a.example', subjectRegexp: '.*'}"), "matches everybody"},
-		{"any subject in other words", root(`{issuer: 'https://a.example', subjectRegexp: '^(.+|x)$'}`), "matches everybody"},
-		{"any issuer", root("{issuerRegexp: '.*', subject: me@example.com}"), "matches everybody"},
+		{"any subject", root("{issuer: 'https://a.example', subjectRegexp: '.*'}"), "matches anybody; name whom you trust"},
+		{"any subject of a kind", root("{issuer: 'https://a.example', subjectRegexp: 'https://.*'}"), "matches anybody; name whom you trust"},
+		{"any address", root(`{issuer: 'https://a.example', subjectRegexp: '\S+@\S+'}`), "matches anybody; name whom you trust"},
+		{"an expression that leaves its group", root(`{issuer: 'https://a.example', subjectRegexp: 'a)|(?:b'}`), "spec.authorities[0].keyless.subjectRegexp"},
+		{"any subject in other words", root(`{issuer: 'https://a.example', subjectRegexp: '^(.+|x)$'}`), "matches anybody; name whom you trust"},
+		{"any issuer", root("{issuerRegexp: '.*', subject: me@example.com}"), "matches anybody; name whom you trust"},
 		{"no regular expression", root("{issuer: 'https://a.example', subjectRegexp: '('}"), "spec.authorities[0].keyless.subjectRegexp"},
 
 		{"unknown hook", allow("hooks: [xpd]"), "spec.allow.hooks[0]"},
@@ -129,20 +142,24 @@ func TestCRDAndFilesAcceptTheSame(t *testing.T) {
 		{"bytes with an exponent", allow("maxMapBytes: '1e9'"), "is no number of bytes; write it as 64Mi"},
 		{"too many bytes", allow("maxMapBytes: 12345678901234567"), "is no number of bytes; write it as 64Mi"},
 		{"one program of one instruction", allow("maxPrograms: 1, maxInstructions: 1"), ""},
+		{"no program", allow("maxPrograms: 0"), "lets nothing run; write 1 or more, or leave it out for no limit"},
+		{"no instruction", allow("maxInstructions: -1"), "lets nothing run; write 1 or more, or leave it out for no limit"},
+		{"denied kfunc and helper without a name", allow("helpers: {deny: ['kfunc:bpf_task_acquire', 'helper#250']}"), ""},
 		{"denied helper", allow("helpers: {deny: [bpf_probe_write_user]}"), ""},
 		{"no helper's name", allow("helpers: {deny: [probe-write]}"), "is no helper's name"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, fileErr := verify.ParsePolicies([]byte(tc.policy), "policy.yaml", cosign.Compile)
+			_, objectErr := compile(t, tc.policy)
 			status, message := c.create(t, policyObject(t, tc.policy))
 			if tc.refusal == "" {
-				if fileErr != nil || status != http.StatusCreated {
-					t.Errorf("a file: %v; the API server: %d: %s; want both to accept", fileErr, status, message)
+				if fileErr != nil || objectErr != nil || status != http.StatusCreated {
+					t.Errorf("a file: %v; an object: %v; the API server: %d: %s; want all to accept", fileErr, objectErr, status, message)
 				}
 				return
 			}
-			if fileErr == nil {
-				t.Error("a file is accepted")
+			if fileErr == nil || objectErr == nil {
+				t.Errorf("a file: %v; an object: %v; want both refused", fileErr, objectErr)
 			}
 			if status != http.StatusUnprocessableEntity && status != http.StatusBadRequest || !strings.Contains(message, tc.refusal) {
 				t.Errorf("the API server: %d: %s\nwant %q in it", status, message, tc.refusal)
@@ -150,45 +167,30 @@ func TestCRDAndFilesAcceptTheSame(t *testing.T) {
 		})
 	}
 
-	// What only one of them can know.
-	t.Run("subjects are for files", func(t *testing.T) {
-		status, message := c.create(t, policyObject(t, head+"  subjects: [demo/counter]"))
-		if want := `grant the verb "use"`; status != http.StatusUnprocessableEntity || !strings.Contains(message, want) {
-			t.Errorf("got %d: %s\nwant %q in it", status, message, want)
-		}
-		if status, message := c.create(t, policyObject(t, head+"  subjects: []")); status != http.StatusCreated {
-			t.Errorf("no subjects: got %d: %s", status, message)
-		}
-	})
-	t.Run("keyless", func(t *testing.T) {
-		attested := func(attestation string) string {
-			return authorities("[{keyless: " + keyless + ", trustedRoot: {file: /etc/bpfvol/trusted_root.json}, attestations: [" + attestation + "]}]")
-		}
-		for policy, want := range map[string]string{
-			root(keyless): "",
-			attested("{predicateType: https://slsa.dev/provenance/v1, builderID: https://example.com/builder}"): "",
-			attested("{predicateType: https://spdx.dev/Document}"):                                              "",
-			attested("{predicateType: https://spdx.dev/Document, builderID: https://example.com/builder}"):      "names a builder",
-		} {
-			status, message := c.create(t, policyObject(t, policy))
-			if (status == http.StatusCreated) != (want == "") || !strings.Contains(message, want) {
-				t.Errorf("%s: got %d: %s\nwant %q in it", policy, status, message, want)
+	// What is for files alone, of which neither the API server nor the node takes it from an object.
+	for _, tc := range []struct{ name, policy, refusal string }{
+		{"subjects", head + "  subjects: [demo/counter]", `grant the verb "use"`},
+		{"a root beside the file", strings.Replace(root(keyless), "/etc/bpfvol/", "", 1), "is no absolute path on the node"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, objectErr := compile(t, tc.policy)
+			status, message := c.create(t, policyObject(t, tc.policy))
+			if objectErr == nil || !strings.Contains(objectErr.Error(), tc.refusal) {
+				t.Errorf("an object: %v; want %q in it", objectErr, tc.refusal)
 			}
-		}
-	})
-	t.Run("limits that let nothing run", func(t *testing.T) {
-		for _, field := range []string{"maxPrograms", "maxInstructions"} {
-			status, message := c.create(t, policyObject(t, allow(field+": 0")))
-			if want := "lets nothing run"; status != http.StatusUnprocessableEntity || !strings.Contains(message, want) {
-				t.Errorf("%s: got %d: %s\nwant %q in it", field, status, message, want)
+			if status != http.StatusUnprocessableEntity || !strings.Contains(message, tc.refusal) {
+				t.Errorf("the API server: %d: %s\nwant %q in it", status, message, tc.refusal)
 			}
+		})
+	}
+	t.Run("no subjects", func(t *testing.T) {
+		policy := head + "  subjects: []"
+		_, objectErr := compile(t, policy)
+		if status, message := c.create(t, policyObject(t, policy)); objectErr != nil || status != http.StatusCreated {
+			t.Errorf("an object: %v; the API server: %d: %s", objectErr, status, message)
 		}
 	})
-	t.Run("kfuncs and helpers without a name", func(t *testing.T) {
-		if status, message := c.create(t, policyObject(t, allow("helpers: {deny: ['kfunc:bpf_task_acquire', 'helper#250']}"))); status != http.StatusCreated {
-			t.Errorf("got %d: %s", status, message)
-		}
-	})
+	// Names of helpers, bytes of keys and what is in a trusted root are judged by bpfvol alone.
 }
 
 // Every policy of the documentation and of the end-to-end tests, without its subjects, is one for a cluster.
@@ -213,7 +215,7 @@ func TestEveryExamplePolicyIsAccepted(t *testing.T) {
 			}
 			return nil
 		}
-		if ext := filepath.Ext(path); ext == ".md" || ext == ".yaml" || ext == ".txtar" || strings.HasPrefix(path, filepath.Join(root, "e2e/events")) {
+		if ext := filepath.Ext(path); ext == ".md" || ext == ".yaml" || strings.HasPrefix(path, filepath.Join(root, "e2e/events")) {
 			files = append(files, path)
 		}
 		return nil
@@ -251,7 +253,7 @@ func TestCRDKnowsEveryHook(t *testing.T) {
 	if err := yaml.Unmarshal(text, &crd); err != nil {
 		t.Fatal(err)
 	}
-	node := any(crd["spec"].(map[string]any)["versions"].([]any)[0])
+	node := crd["spec"].(map[string]any)["versions"].([]any)[0]
 	for _, key := range []string{"schema", "openAPIV3Schema", "properties", "spec", "properties", "allow", "properties", "hooks", "items", "enum"} {
 		node = node.(map[string]any)[key]
 	}
@@ -326,6 +328,16 @@ func policyObject(t *testing.T, text string) map[string]any {
 		t.Fatalf("%v in\n%s", err, text)
 	}
 	return object
+}
+
+// compile asks the node plugin, which reads objects of the cluster.
+func compile(t *testing.T, text string) (*verify.Policy, error) {
+	t.Helper()
+	object, err := json.Marshal(policyObject(t, text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return verify.CompileObject(object, cosign.Compile)
 }
 
 // publicKey returns a key as a word of YAML.

@@ -37,6 +37,8 @@ type Options struct {
 	NetNS *bpftest.NetNS
 	// Registry comes before the node's registry and may answer in its place; nil: nothing does.
 	Registry func(http.Handler) http.Handler
+	// Policies is the policy file, which may depend on the registry's host; nil: one that admits what the node's key signed.
+	Policies func(registry string) string
 	// Serve are further arguments of `bpfvol serve`, which win over the node's own.
 	Serve []string
 }
@@ -109,24 +111,38 @@ func Start(t testing.TB, opts Options) *Node {
 			t.Logf("the daemon's log:\n%s", s.DaemonLog())
 		}
 	})
-	n.allow(t)
+	policies := opts.Policies
+	if policies == nil {
+		policies = func(string) string { return n.ownPolicy(t) }
+	}
+	n.SetPolicies(t, policies(n.Registry))
 	n.StartDaemon(t)
 	return n
 }
 
-// allow writes a policy that admits, for every service account of namespace e2e, what the node's key signed.
-func (n *Node) allow(t testing.TB) {
+// SetPolicies writes the one policy file. A running daemon notices within a second.
+func (n *Node) SetPolicies(t testing.TB, text string) {
+	t.Helper()
+	// Renamed into place, as nobody may read half of it.
+	file := filepath.Join(n.PolicyDir(), "e2e.yaml")
+	if err := os.WriteFile(file+".new", []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ownPolicy admits, for every service account of namespace e2e, what the node's key signed.
+func (n *Node) ownPolicy(t testing.TB) string {
 	t.Helper()
 	key, err := os.ReadFile(n.KeyPrefix() + ".pub")
 	if err != nil {
 		t.Fatal(err)
 	}
-	policy := "apiVersion: bpfvol.io/v1alpha1\nkind: BytecodePolicy\nmetadata: {name: e2e}\nspec:\n  images: [\"" + n.Registry + "/**\"]\n" +
+	return "apiVersion: bpfvol.io/v1alpha1\nkind: BytecodePolicy\nmetadata: {name: e2e}\nspec:\n  images: [\"" + n.Registry + "/**\"]\n" +
 		"  authorities:\n  - key:\n      data: |\n        " + strings.ReplaceAll(strings.TrimSpace(string(key)), "\n", "\n        ") + "\n" +
 		"  allow: {hooks: [xdp, tc, tracepoint, rawTracepoint, kprobe, kretprobe, fentry, fexit, uprobe, uretprobe, lsm, cgroup, perfEvent, iter, netfilter, skLookup, netkit]}\n  subjects: [e2e/*]\n"
-	if err := os.WriteFile(filepath.Join(n.PolicyDir(), "e2e.yaml"), []byte(policy), 0o644); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // StartDaemon starts the daemon, again after StopDaemon.

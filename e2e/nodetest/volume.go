@@ -52,6 +52,9 @@ func (n *Node) Publish(t testing.TB, attributes map[string]string) *Volume {
 	return v
 }
 
+// Image is the image that the volume names.
+func (v *Volume) Image() string { return v.volume.Attributes["image"] }
+
 // SetUp makes kubelet's call. It may be repeated.
 func (v *Volume) SetUp(ctx context.Context) (err error) {
 	v.Target, err = v.node.Kubelet.SetUp(ctx, v.pod, v.volume)

@@ -112,6 +112,11 @@ func (s *Stack) PolicyDir() string      { return filepath.Join(s.Dir, "policy.d"
 func (s *Stack) RegistriesFile() string { return filepath.Join(s.Dir, "registries.yaml") }
 func (s *Stack) Endpoint() string       { return "unix://" + filepath.Join(s.StateDir(), "csi.sock") }
 
+// Kept are the directories where the daemon and kubelet keep what belongs to a volume.
+func (s *Stack) Kept() []string {
+	return []string{filepath.Join(s.StateDir(), "volumes"), filepath.Join(s.StateDir(), "locks"), s.BPFFSDir(), s.KubeletDir()}
+}
+
 // KeyPrefix is the path of the signing key without .key and .pub.
 func (s *Stack) KeyPrefix() string { return filepath.Join(s.Dir, "demo") }
 
@@ -219,6 +224,9 @@ func (s *Stack) StartDaemon(ctx context.Context) (ready time.Duration, err error
 
 // DaemonPID is the process id of the running daemon.
 func (s *Stack) DaemonPID() int { return s.daemon.Process.Pid }
+
+// Running says whether the daemon that StartDaemon started still runs.
+func (s *Stack) Running() bool { return s.daemon != nil && len(s.exited) == 0 }
 
 // DaemonLog is what the daemon has written. Call it after StopDaemon.
 func (s *Stack) DaemonLog() string { return s.log.String() }

@@ -86,11 +86,15 @@ func (p *Policies) Run(ctx context.Context) error {
 	return nil
 }
 
-// Err is nil when the policies are known and every object is valid; else it says what is wrong. That the API server is
-// away is no error once they are known.
+// Err is nil when the policies are known, every object is valid and so are the files that they name; else it says what is
+// wrong. That the API server is away is no error once they are known.
 func (p *Policies) Err() error {
-	_, mistakes, err := p.store.state()
-	return errors.Join(err, mistakes)
+	policies, mistakes, err := p.store.state()
+	errs := []error{err, mistakes}
+	for _, policy := range policies {
+		errs = append(errs, policy.Err())
+	}
+	return errors.Join(errs...)
 }
 
 // For implements verify.Policies.

@@ -20,7 +20,7 @@ const bundleMediaType = "application/vnd.dev.sigstore.bundle.v0.3+json"
 // AttachSignature stores a signature beside the image that ref names by digest, in the form that cosign writes: into
 // the layout where the image was built here and not pushed yet, else into its registry.
 func (s *Store) AttachSignature(ctx context.Context, ref Reference, sig Signature) error {
-	if err := s.attach(ctx, ref, sig); err != nil {
+	if _, err := held(s, func() (any, error) { return nil, s.attach(ctx, ref, sig) }); err != nil {
 		return fmt.Errorf("sign %s: %w", ref, err)
 	}
 	return nil

@@ -36,7 +36,7 @@ type BuildOptions struct {
 // Build writes an image into the layout, tagged by ref, as an index with a manifest for each object. The result
 // depends on its arguments alone.
 func (s *Store) Build(_ context.Context, ref Reference, objects []BuildInput, opts BuildOptions) (ocispec.Descriptor, error) {
-	d, err := s.build(ref, objects, opts)
+	d, err := held(s, func() (ocispec.Descriptor, error) { return s.build(ref, objects, opts) })
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("build %s: %w", ref, err)
 	}
@@ -90,7 +90,7 @@ func (s *Store) build(ref Reference, objects []BuildInput, opts BuildOptions) (o
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	return root, s.proofs.add(cacheName(byDigest), public) // also when it has been pushed
+	return root, s.proofs.addLocal(cacheName(byDigest)) // also when it has been pushed
 }
 
 // checkInput refuses an object that this package would refuse to read.

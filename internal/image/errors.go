@@ -66,8 +66,11 @@ func answered(host string, status int) error {
 // classify gives an error from oras or the network one of this package's errors and a text that is the same each
 // time: no local ports, no times, nothing of the answer but what is quoted and short.
 func classify(host string, err error) error {
-	if err == nil || typed(err) || errors.Is(err, context.Canceled) {
+	if err == nil || errors.Is(err, context.Canceled) {
 		return err
+	}
+	if typed(err) {
+		return bare(err)
 	}
 	unavailable := func(cause string) error {
 		return fmt.Errorf("%w: registry %s: %s", ErrUnavailable, host, cause)
@@ -112,6 +115,23 @@ func classify(host string, err error) error {
 		return unavailable("connection failed: " + quote(failed.Err.Error()))
 	}
 	return unavailable("unexpected answer: " + quote(err.Error()))
+}
+
+// bare is an error of this package without what the network packages put before it: addresses that change, and URLs of
+// redirects, which may hold secrets.
+func bare(err error) error {
+	for {
+		var failed *url.Error
+		var op *net.OpError
+		switch {
+		case errors.As(err, &failed) && typed(failed.Err):
+			err = failed.Err
+		case errors.As(err, &op) && typed(op.Err):
+			err = op.Err
+		default:
+			return err
+		}
+	}
 }
 
 // quote makes text of others fit to show: quoted and short.

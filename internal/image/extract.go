@@ -14,6 +14,8 @@ import (
 	"path"
 	"strings"
 	"unicode"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // file is an ELF file found in a layer.
@@ -41,14 +43,24 @@ func newExtractor(l Limits) *extractor {
 	return &extractor{limits: l, unpack: l.Object + 1<<20, keep: l.Object, entries: l.Entries}
 }
 
+// maxWindow is how far back a zstd layer may refer: what every decoder has to support (RFC 8878, 3.1.1.1.2), and no
+// compressor passes unless told to. A decoder keeps twice that in memory.
+const maxWindow = 8 << 20
+
 // layer adds the ELF files of a layer. What the layer is, its bytes say: a raw object, an archive, either of them
-// compressed by gzip. A plain "oras push" labels a raw object as tar, so the media type says nothing. Names in an
+// compressed by gzip or zstd. A plain "oras push" labels a raw object as tar, so the media type says nothing. Names in an
 // archive are for display; nothing is ever written or followed.
 func (x *extractor) layer(b []byte, title string) error {
 	var r io.Reader = bytes.NewReader(b)
 	switch {
-	case bytes.HasPrefix(b, []byte("\x28\xb5\x2f\xfd")):
-		return fmt.Errorf("%w: layer is compressed by zstd; compress it by gzip", ErrUnsupported)
+	case isZstd(b):
+		zr, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderMaxMemory(uint64(x.limits.Object)+1<<20))
+		if err != nil {
+			return fmt.Errorf("%w: layer is not zstd as it should be", ErrUnsupported)
+		}
+		defer zr.Close()
+		r = zr
 	case bytes.HasPrefix(b, []byte("\x1f\x8b")):
 		zr, err := gzip.NewReader(r)
 		if err != nil {
@@ -61,19 +73,29 @@ func (x *extractor) layer(b []byte, title string) error {
 	if x.unpack = limited.N; x.unpack <= 0 {
 		return fmt.Errorf("%w: layers are larger than an object may be when unpacked", ErrTooLarge)
 	}
-	if err != nil && !typed(err) {
+	switch {
+	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):
+		return fmt.Errorf("%w: layer needs more memory to unpack than it may; compress it by zstd without --long and --ultra", ErrTooLarge)
+	case err != nil && !typed(err):
 		return fmt.Errorf("%w: layer is not a whole archive", ErrUnsupported)
 	}
 	return err
 }
 
+// isZstd also knows a frame to be skipped, with which some tools begin.
+func isZstd(b []byte) bool {
+	if len(b) < 4 {
+		return false
+	}
+	magic := binary.LittleEndian.Uint32(b)
+	return magic == 0xFD2FB528 || magic&^0xF == 0x184D2A50
+}
+
 func (x *extractor) unpacked(r io.Reader, title string) error {
-	first := make([]byte, 512)
-	n, err := io.ReadFull(r, first)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+	first, err := io.ReadAll(io.LimitReader(r, 512))
+	if err != nil {
 		return err
 	}
-	first = first[:n]
 	r = io.MultiReader(bytes.NewReader(first), r)
 	switch {
 	case bytes.HasPrefix(first, []byte(elf.ELFMAG)):

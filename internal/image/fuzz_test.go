@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/bpfvol/bpfvol/bpf"
 )
 
@@ -33,7 +35,12 @@ func FuzzLayer(f *testing.F) {
 	if err := zw.Close(); err != nil {
 		f.Fatal(err)
 	}
-	for _, seed := range [][]byte{nil, bpf.Pass(), bpf.PassBigEndian(), archive.Bytes(), packed.Bytes(), []byte("\x28\xb5\x2f\xfd")} {
+	zstdWriter, err := zstd.NewWriter(nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer zstdWriter.Close()
+	for _, seed := range [][]byte{zstdWriter.EncodeAll(archive.Bytes(), nil), nil, bpf.Pass(), bpf.PassBigEndian(), archive.Bytes(), packed.Bytes(), []byte("\x28\xb5\x2f\xfd")} {
 		f.Add(seed, "title")
 	}
 	f.Fuzz(func(t *testing.T, b []byte, title string) {
@@ -60,7 +67,7 @@ func FuzzLayer(f *testing.F) {
 }
 
 // A document is an index or a manifest, never both.
-func FuzzDocument(f *testing.F) {
+func FuzzManifest(f *testing.F) {
 	for _, seed := range []string{`{"manifests":[{"platform":{"os":"linux","architecture":"amd64"}}]}`, `{"layers":[],"config":{}}`, `{"manifests":[],"layers":[]}`, `null`, `{`} {
 		f.Add("application/vnd.oci.image.index.v1+json", []byte(seed))
 		f.Add("application/vnd.oci.image.manifest.v1+json", []byte(seed))
@@ -115,6 +122,43 @@ func FuzzDockerConfig(f *testing.F) {
 				if l.globs == 0 && l.port == "" && l.key != l.path && !strings.HasPrefix(ref.Name(), l.key) && slices.Contains(found, l.credential) &&
 					!slices.ContainsFunc(c.logins, func(o login) bool { return o.key != l.key && o.credential == l.credential }) {
 					t.Errorf("the login of %q is for %s", l.key, ref)
+				}
+			}
+		}
+	})
+}
+
+// Whatever stands in a hosts.toml, each way leads to a host, by a path, with headers that can be sent.
+func FuzzHosts(f *testing.F) {
+	for _, seed := range []string{
+		"server = \"https://registry-1.docker.io\"\n[host.\"http://m.example:5000/v2/hub\"]\ncapabilities = [\"pull\"]\noverride_path = true\n",
+		"ca = [\"a\", \"b\"]\nclient = [[\"a\", \"\"]]\ndial_timeout = \"1s\"\n[header]\nx = [\"y\"]\n", "host = 1", "[[host]]", "host.a.b.c = 1",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		entries, err := parseHosts("/dir", data)
+		if err != nil {
+			if len(err.Error()) > 600 || strings.ContainsAny(err.Error(), "\n\x00\x1b") {
+				t.Errorf("text is not fit to show: %q", err.Error())
+			}
+			return
+		}
+		if len(entries) == 0 {
+			t.Fatal("not even the server")
+		}
+		for _, e := range entries {
+			if e.way.host != "" {
+				if host, err := ParseHost(e.way.host); err != nil || host != e.way.host {
+					t.Errorf("host %q: %v", e.way.host, err)
+				}
+			}
+			if e.way.path != "" && (!strings.HasPrefix(e.way.path, "/") || !strings.HasSuffix(e.way.path, "/")) {
+				t.Errorf("path %q", e.way.path)
+			}
+			for name := range e.way.header {
+				if strings.ContainsAny(name, " :\r\n") {
+					t.Errorf("header %q", name)
 				}
 			}
 		}

@@ -80,6 +80,8 @@ func TestLyingRegistry(t *testing.T) {
 			{"Truncated", imagetest.Truncate(part), image.ErrUnavailable, "cut off"},
 			{"Flipped", imagetest.Flip(part), image.ErrDigestMismatch, ""},
 			{"Empty", imagetest.Rewrite(part, func([]byte) []byte { return nil }), image.ErrDigestMismatch, ""},
+			{"Half", imagetest.Rewrite(part, func(b []byte) []byte { return b[:len(b)/2] }), image.ErrDigestMismatch, ""},
+			{"Longer", imagetest.Rewrite(part, func(b []byte) []byte { return append(b, 0) }), image.ErrDigestMismatch, ""},
 			{"Page", imagetest.Rewrite(part, func([]byte) []byte { return []byte("<html>log in") }), image.ErrDigestMismatch, ""},
 		} {
 			t.Run(strings.Trim(part, "/:")+"/"+tt.name, func(t *testing.T) {
@@ -143,7 +145,10 @@ func TestBadContent(t *testing.T) {
 	for i := range many {
 		many[i] = imagetest.File{Name: fmt.Sprint(i)}
 	}
+	thousand := imagetest.Tar(t, many[:1000]...)
+	million := bytes.Repeat(imagetest.Gzip(t, thousand[:len(thousand)-1024]), 1000) // without the end of the archive
 	object := imagetest.File{Name: "x.o", Data: bpf.Count()}
+	packed := imagetest.Zstd(t, imagetest.Tar(t, object))
 	for _, tt := range []struct {
 		name   string
 		layers []ocispec.Descriptor
@@ -163,12 +168,17 @@ func TestBadContent(t *testing.T) {
 		{"BigEndian", []ocispec.Descriptor{raw(image.ObjectMediaType, bpf.PassBigEndian())}, image.ErrPlatform, "byte order"},
 		{"Linked", []ocispec.Descriptor{raw(image.ObjectMediaType, linked)}, image.ErrNoObject, "no relocatable object"},
 		{"ShortELF", []ocispec.Descriptor{raw(image.ObjectMediaType, bpf.Pass()[:30])}, image.ErrNoObject, "not a whole ELF file"},
-		{"Zstd", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerZstd, []byte("\x28\xb5\x2f\xfd...."))}, image.ErrUnsupported, "zstd"},
-		{"HiddenZstd", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerGzip, []byte("\x28\xb5\x2f\xfd...."))}, image.ErrUnsupported, "zstd"},
+		{"NotZstd", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerZstd, []byte("\x28\xb5\x2f\xfd...."))}, image.ErrUnsupported, "whole archive"},
+		{"CutZstd", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerZstd, packed[:len(packed)/2])}, image.ErrUnsupported, "whole archive"},
+		{"CutZstdEnd", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerZstd, packed[:len(packed)-1])}, image.ErrUnsupported, "whole archive"},
+		{"FlippedZstd", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerZstd, slices.Concat(packed[:40], []byte{^packed[40]}, packed[41:]))}, image.ErrUnsupported, "whole archive"},
+		{"ZstdWithoutObject", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerZstd, imagetest.Zstd(t, nil))}, image.ErrNoObject, ""},
+		{"ZstdDictionary", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerZstd, []byte("\x28\xb5\x2f\xfd\x21\x07\x04\x01\x00\x00...."))}, image.ErrUnsupported, "whole archive"},
 		{"CutArchive", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayer, imagetest.Tar(t, object)[:4000])}, image.ErrUnsupported, "whole archive"},
 		{"CutGzip", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerGzip, imagetest.Gzip(t, imagetest.Tar(t, object))[:1000])}, image.ErrUnsupported, "whole archive"},
 		{"NotGzip", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerGzip, []byte("\x1f\x8bnonsense"))}, image.ErrUnsupported, "gzip"},
 		{"NotTar", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayer, bytes.Repeat([]byte("x"), 2048))}, image.ErrNoObject, ""},
+		{"MillionEntries", []ocispec.Descriptor{raw(ocispec.MediaTypeImageLayerGzip, million)}, image.ErrTooLarge, ""},
 		{"Entries", []ocispec.Descriptor{archive(many...)}, image.ErrTooLarge, "1024 entries"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -232,14 +242,23 @@ func zeros(t testing.TB, head []byte, n int64) []byte {
 // format 1.0, which package tar reads and does not write.
 func sparse(t testing.TB, n int) []byte {
 	t.Helper()
+	var names []string
+	for i := range n {
+		names = append(names, fmt.Sprintf("%d.o", i))
+	}
+	return sparseNamed(t, names...)
+}
+
+func sparseNamed(t testing.TB, names ...string) []byte {
+	t.Helper()
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	data := make([]byte, 1024)
 	copy(data, "1\n0\n64\n")
 	copy(data[512:], bpf.Pass()[:64])
-	for i := range n {
+	for _, name := range names {
 		if err := w.WriteHeader(&tar.Header{
-			Name: fmt.Sprintf("%d.o", i), Mode: 0o644, Size: 512 + 64, Format: tar.FormatPAX,
+			Name: name, Mode: 0o644, Size: 512 + 64, Format: tar.FormatPAX,
 			PAXRecords: map[string]string{"XXX.sparse.major": "1", "XXX.sparse.minor": "0", "XXX.sparse.realsize": fmt.Sprint(30 << 20)},
 		}); err != nil {
 			t.Fatal(err)
@@ -287,6 +306,8 @@ func TestLimits(t *testing.T) {
 	bomb := func(head []byte) ocispec.Descriptor {
 		return r.PutBlob(t, ocispec.MediaTypeImageLayerGzip, zeros(t, head, 1<<26), nil)
 	}
+	// Each frame is small and unpacks to 1 MiB; the first begins an object.
+	frames := append(imagetest.Zstd(t, bpf.Pass()), bytes.Repeat(imagetest.Zstd(t, make([]byte, 1<<20)), 64)...)
 	var bombs []ocispec.Descriptor
 	for i := range 8 {
 		head := append(bpf.Pass(), byte(i))
@@ -304,6 +325,11 @@ func TestLimits(t *testing.T) {
 		{"LayersTogether", manifest(r.PutEmpty(t), claim("a/a", 12<<20), claim("a/b", 12<<20), claim("a/c", 12<<20))},
 		{"ManyBombs", manifest(r.PutEmpty(t), bombs...)},
 		{"SparseBombs", manifest(r.PutEmpty(t), r.PutBlob(t, ocispec.MediaTypeImageLayer, sparse(t, 64), nil))},
+		{"ZstdBomb", manifest(r.PutEmpty(t), r.PutBlob(t, ocispec.MediaTypeImageLayerZstd, imagetest.Zstd(t, slices.Concat(object, files, files)), nil))},
+		{"ZstdBombObject", manifest(r.PutEmpty(t), r.PutBlob(t, "x/y", imagetest.Zstd(t, append(bpf.Pass(), make([]byte, 40<<20)...)), nil))},
+		{"ZstdManyFrames", manifest(r.PutEmpty(t), r.PutBlob(t, "x/y", frames, nil))},
+		{"ZstdWindow", manifest(r.PutEmpty(t), r.PutBlob(t, "x/y", []byte("\x28\xb5\x2f\xfd\x00\xa8....."), nil))},
+		{"ZstdContentSize", manifest(r.PutEmpty(t), r.PutBlob(t, "x/y", []byte("\x28\xb5\x2f\xfd\xe0\xff\xff\xff\xff\xff\xff\xff\x0f....."), nil))},
 		{"BombObject", manifest(r.PutEmpty(t), bomb(bpf.Pass()))},
 		{"BombFile", manifest(r.PutEmpty(t), bomb(files))},
 		{"BombBesideObject", manifest(r.PutEmpty(t), bomb(slices.Concat(object, files)))},

@@ -15,6 +15,8 @@
 //   - Bytes of the cache are hashed on every read and replaced when they differ (TestCacheIsRepaired).
 //   - What a descriptor claims is checked against a limit before a byte is fetched (TestLimits).
 //   - What one repository served is not served as another's (TestCacheKeepsRepositoriesApart).
+//   - What was pulled for one is given to nobody who may not pull it (TestPrivateImageIsServedToNobodyElse), and the
+//     cache tells no credentials (TestCacheHoldsNoSecret).
 //   - A pull runs once for all who wait, on the daemon's context (TestOnePullForAll, TestWaiterGivesUp).
 //   - "No signature" is said only where the registry said so (TestSignatureLookupFails).
 //   - Whoever is killed in the middle of a write leaves a cache that opens (TestKillDuringPull).
@@ -49,6 +51,7 @@ type Root struct {
 	policy volume.PullPolicy
 	pull   *pull // how the registry is reached
 	local  bool  // built here and not pushed yet: no registry has it
+	proof  proof // who may have it, and what of it is its own
 }
 
 // Signature is one signature found for a root, not yet verified. Everything in it is hostile.

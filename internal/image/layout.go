@@ -10,10 +10,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -39,6 +41,8 @@ type layout struct {
 	blobs *oci.Storage
 	lock  *os.File // shared while in use
 
+	wrote atomic.Bool // a blob since this was last looked at
+
 	mu   sync.Mutex
 	last *snapshot
 }
@@ -46,10 +50,14 @@ type layout struct {
 // annotationLocal marks an image that was built here and that no registry has been given yet.
 const annotationLocal = "io.bpfvol.local"
 
+// annotationImported marks an image that came by an archive: there may be no registry to fetch it from again.
+const annotationImported = "io.bpfvol.imported"
+
 const (
 	indexLock = "index.lock"
 	useLock   = "use.lock"
-	ingestDir = "ingest" // where oras writes blobs before it renames them
+	gcLock    = "gc.lock" // shared by whoever writes blobs that index.json does not name yet
+	ingestDir = "ingest"  // where oras writes blobs before it renames them
 	temporary = ".tmp"
 )
 
@@ -126,6 +134,19 @@ func (l *layout) close() error {
 
 func (l *layout) path(name string) string { return filepath.Join(l.dir, name) }
 
+// hold keeps garbage collection away until it is released.
+func (l *layout) hold() (release func(), err error) {
+	f, err := os.OpenFile(l.path(gcLock), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, cacheError(err)
+	}
+	if err := flock(f, syscall.LOCK_SH); err != nil {
+		f.Close()
+		return nil, cacheError(err)
+	}
+	return func() { f.Close() }, nil
+}
+
 func flock(f *os.File, how int) error {
 	for {
 		if err := syscall.Flock(int(f.Fd()), how); !errors.Is(err, syscall.EINTR) {
@@ -199,6 +220,7 @@ func tooLarge(d ocispec.Descriptor, most int64) error {
 
 // put stores a blob, in place of one that was spoiled. Its bytes were hashed by the caller, and oras hashes them again.
 func (l *layout) put(d ocispec.Descriptor, b []byte) error {
+	l.wrote.Store(true)
 	err := l.push(d, b)
 	if !errors.Is(err, errdef.ErrAlreadyExists) {
 		return cacheError(err)
@@ -341,7 +363,17 @@ func unset(index *ocispec.Index, name string) bool {
 	return true
 }
 
-func isLocal(d ocispec.Descriptor) bool { return d.Annotations[annotationLocal] == "true" }
+// mark annotates what name stands for.
+func mark(index *ocispec.Index, name, annotation string) {
+	if i := named(index, name); i >= 0 {
+		annotations := maps.Clone(index.Manifests[i].Annotations)
+		annotations[annotation] = "true"
+		index.Manifests[i].Annotations = annotations
+	}
+}
+
+func isLocal(d ocispec.Descriptor) bool    { return d.Annotations[annotationLocal] == "true" }
+func isImported(d ocispec.Descriptor) bool { return d.Annotations[annotationImported] == "true" }
 
 // update changes index.json, alone among all processes. It is written where change says so, or where there is none.
 // Annotations are shared with readers: change replaces them.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -77,7 +76,7 @@ func (r *Root) object(ctx context.Context) (Object, error) {
 	})
 	for i, l := range layers {
 		g.Go(func() (err error) {
-			blobs[i], err = r.fetch(gctx, l, layerLimit(l, r.store.limits))
+			blobs[i], err = r.part(gctx, l, layerLimit(l, r.store.limits))
 			return err
 		})
 	}
@@ -108,7 +107,7 @@ func (r *Root) manifest(ctx context.Context) (*document, ocispec.Descriptor, err
 	if err != nil {
 		return nil, d, err
 	}
-	raw, err := r.fetch(ctx, plain(d), r.store.limits.Manifest)
+	raw, err := r.part(ctx, plain(d), r.store.limits.Manifest)
 	if err != nil {
 		return nil, d, err
 	}
@@ -121,7 +120,7 @@ func (r *Root) labels(ctx context.Context, m *document) (map[string]string, erro
 	if m.Config == nil || m.Config.MediaType != ocispec.MediaTypeImageConfig && m.Config.MediaType != dockerConfig {
 		return m.Annotations, nil
 	}
-	raw, err := r.fetch(ctx, plain(*m.Config), r.store.limits.Config)
+	raw, err := r.part(ctx, plain(*m.Config), r.store.limits.Config)
 	if err != nil {
 		return nil, err
 	}
@@ -159,9 +158,6 @@ func checkLayers(layers []ocispec.Descriptor, l Limits) error {
 	}
 	var total int64
 	for _, d := range layers {
-		if strings.HasSuffix(d.MediaType, "+zstd") {
-			return fmt.Errorf("%w: layer is compressed by zstd; compress it by gzip", ErrUnsupported)
-		}
 		if most := layerLimit(d, l); d.Size < 0 || d.Size > most {
 			return tooLarge(d, most)
 		}

@@ -3,6 +3,7 @@
 package image
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -17,8 +18,10 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/registry/remote"
 
 	"github.com/bpfvol/bpfvol/internal/volume"
@@ -28,7 +31,9 @@ import (
 // credentials, or none, may pull it, too (KEP-2535, which does the same for container images).
 //
 // There is a file for each image of a repository, named by the hash of repository@digest. Without one, nobody has
-// proven anything, so that whatever gets lost is asked for again. Images that were built or imported here are for all.
+// proven anything, so that whatever gets lost is asked for again. It also lists the parts of the image that its
+// repository has served: the cache keeps blobs by digest alone, and whoever names the digest of a private one in an image
+// of his own must not be given it. Images that were built or imported here are for all, whole.
 // Credentials are kept as hashes, keyed by a random number that never leaves this directory: a copy of a record alone
 // does not help to guess a password.
 type proofs struct {
@@ -38,9 +43,12 @@ type proofs struct {
 
 // proof is one file.
 type proof struct {
-	Image       string   `json:"image"` // repository@digest
-	Public      bool     `json:"public,omitempty"`
+	Image       string   `json:"image"`                 // repository@digest
+	Local       bool     `json:"local,omitempty"`       // built or imported here
+	Public      bool     `json:"public,omitempty"`      // may be pulled without credentials
 	Credentials []string `json:"credentials,omitempty"` // the newest last
+
+	Parts []digest.Digest `json:"parts,omitempty"` // that the repository has served
 }
 
 const (
@@ -51,7 +59,9 @@ const (
 	public = ""
 	// maxProofs bounds a record. Whoever drops out proves himself again.
 	maxProofs = 256
-	maxProof  = 64 << 10 // bytes of a file, more than maxProofs take
+	// maxParts is more than an image may have: manifest, config and layers.
+	maxParts = maxLayers + 8
+	maxProof = 64 << 10 // bytes of a file, more than all these take
 )
 
 // openProofs opens the records beside a layout, without those of images that it no longer has.
@@ -60,16 +70,10 @@ func openProofs(l *layout) (*proofs, error) {
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return nil, err
 	}
-	return p, p.locked(func() error {
-		if err := p.readKey(); err != nil {
-			return err
-		}
-		now, err := l.snapshot()
-		if err != nil {
-			return err
-		}
-		return p.sweep(now)
-	})
+	if err := p.locked(p.readKey); err != nil {
+		return nil, err
+	}
+	return p, p.tidy(l)
 }
 
 // readKey reads the key, and makes one where there is none or a broken one.
@@ -141,72 +145,107 @@ func (p *proofs) read(image string) (proof, error) {
 	return r, nil
 }
 
-// holds reports whether one of the hashes may pull the image, or everybody.
-func (p *proofs) holds(image string, hashes []string) (bool, error) {
-	r, err := p.read(image)
-	return r.Public || slices.ContainsFunc(hashes, func(h string) bool { return h != public && slices.Contains(r.Credentials, h) }), err
+// admits reports whether one of the hashes may pull the image, or everybody.
+func (r proof) admits(hashes []string) bool {
+	return r.Local || r.Public || slices.ContainsFunc(hashes, func(h string) bool { return h != public && slices.Contains(r.Credentials, h) })
 }
 
-// add records that a credential, or none, may pull the image.
-func (p *proofs) add(image, hash string) error {
-	if done, err := p.holds(image, []string{hash}); done || err != nil {
-		return err
-	}
-	return p.locked(func() error {
-		r, err := p.read(image)
+// has reports whether a part of the image came from where the image did.
+func (r proof) has(part digest.Digest) bool { return r.Local || slices.Contains(r.Parts, part) }
+
+// add records that a credential, or none, may pull the image, and returns the record.
+func (p *proofs) add(image, hash string) (proof, error) {
+	return p.change(image, func(r *proof) {
 		switch {
-		case err != nil:
-			return err
+		case r.admits([]string{hash}):
 		case hash == public:
 			r.Public, r.Credentials = true, nil
-		case r.Public || slices.Contains(r.Credentials, hash):
-			return nil
 		default:
 			r.Credentials = append(r.Credentials, hash)
 			r.Credentials = r.Credentials[max(0, len(r.Credentials)-maxProofs):]
 		}
-		data, err := json.Marshal(r)
-		if err != nil {
-			return err
-		}
-		return p.replace(p.path(image), append(data, '\n'))
 	})
 }
 
-// sweep removes the records of images that the cache no longer has, and what a crash left half-written. The caller holds
-// the lock.
-func (p *proofs) sweep(now *snapshot) error {
-	keep := map[string]bool{proofsKey: true, proofsLock: true}
-	for name := range now.byName {
-		if strings.Contains(name, "@") {
-			keep[filepath.Base(p.path(name))] = true
-		}
-	}
-	entries, err := os.ReadDir(p.dir)
-	if err != nil {
-		return cacheError(err)
-	}
-	for _, e := range entries {
-		if keep[e.Name()] {
-			continue
-		}
-		if err := os.Remove(filepath.Join(p.dir, e.Name())); err != nil {
-			return cacheError(err)
-		}
-	}
-	return nil
+// addLocal records that an image was built or imported here.
+func (p *proofs) addLocal(image string) error {
+	_, err := p.change(image, func(r *proof) { *r = proof{Image: image, Local: true} })
+	return err
 }
 
-// prove makes sure that whoever pulls by p may have an image of the cache: by the records, or else by asking the
+// addPart records that the repository has served a part of the image.
+func (p *proofs) addPart(image string, part digest.Digest) error {
+	_, err := p.change(image, func(r *proof) {
+		if !r.has(part) && len(r.Parts) < maxParts {
+			r.Parts = append(r.Parts, part)
+		}
+	})
+	return err
+}
+
+// change changes a record, alone among all processes.
+func (p *proofs) change(image string, f func(*proof)) (r proof, err error) {
+	return r, p.locked(func() (err error) {
+		if r, err = p.read(image); err != nil {
+			return err
+		}
+		before, err := json.Marshal(r)
+		if err != nil {
+			return err
+		}
+		f(&r)
+		after, err := json.Marshal(r)
+		if err != nil || bytes.Equal(before, after) {
+			return err
+		}
+		return p.replace(p.path(image), append(after, '\n'))
+	})
+}
+
+// tidy removes the records of images that the cache no longer has, and what a crash left half-written. What was written
+// just now stays: its image may be named in a moment.
+func (p *proofs) tidy(l *layout) error {
+	return p.locked(func() error {
+		now, err := l.snapshot()
+		if err != nil {
+			return err
+		}
+		keep := map[string]bool{proofsKey: true, proofsLock: true}
+		for name := range now.byName {
+			if strings.Contains(name, "@") {
+				keep[filepath.Base(p.path(name))] = true
+			}
+		}
+		entries, err := os.ReadDir(p.dir)
+		if err != nil {
+			return cacheError(err)
+		}
+		for _, e := range entries {
+			info, err := e.Info()
+			if err != nil {
+				return cacheError(err)
+			}
+			if keep[e.Name()] || time.Since(info.ModTime()) < settling {
+				continue
+			}
+			if err := os.Remove(filepath.Join(p.dir, e.Name())); err != nil {
+				return cacheError(err)
+			}
+		}
+		return nil
+	})
+}
+
+// prove makes sure that whoever pulls by p may have an image of the cache: by the record, or else by asking the
 // registry with his own credentials. What cannot be asked is not proven.
-func (s *Store) prove(ctx context.Context, p *pull, ref Reference, d digest.Digest, policy volume.PullPolicy) error {
+func (s *Store) prove(ctx context.Context, p *pull, ref Reference, d digest.Digest, policy volume.PullPolicy) (proof, error) {
 	ref.Digest = d
-	proven, err := s.proofs.holds(cacheName(ref), p.hashes())
-	if proven || err != nil {
-		return err
+	r, err := s.proofs.read(cacheName(ref))
+	if err != nil || r.admits(p.hashes()) {
+		return r, err
 	}
 	if policy == volume.PullNever {
-		return fmt.Errorf("%w: it is in the cache for other credentials, and the pull policy is Never; pull it once with these", ErrUnauthenticated)
+		return r, fmt.Errorf("%w: it is in the cache for other credentials, and the pull policy is Never; pull it once with these", ErrUnauthenticated)
 	}
 	var used string
 	err = p.search(ctx, func(ctx context.Context, r *remote.Repository) error {
@@ -216,7 +255,41 @@ func (s *Store) prove(ctx context.Context, p *pull, ref Reference, d digest.Dige
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("cached for other credentials: %w", err)
+		return r, fmt.Errorf("cached for other credentials: %w", err)
 	}
 	return s.proofs.add(cacheName(ref), used)
+}
+
+// part returns bytes of the image: from the cache where the image's own repository has served them, else from there.
+func (r *Root) part(ctx context.Context, d ocispec.Descriptor, most int64) ([]byte, error) {
+	if r.local || r.proof.has(d.Digest) {
+		return r.fetch(ctx, d, most)
+	}
+	if d.Size < 0 || d.Size > most {
+		return nil, tooLarge(d, most)
+	}
+	if r.pull == nil {
+		return nil, fmt.Errorf("%w: %s; pull or build it again", ErrNotCached, d.Digest)
+	}
+	s, image := r.store, r.Reference.Name()+"@"+r.Digest.String()
+	var b []byte
+	err := s.inTurn(ctx, r.pull.name+"@"+d.Digest.String(), func() error {
+		now, err := s.proofs.read(image)
+		if err != nil {
+			return err
+		}
+		if now.has(d.Digest) {
+			if b, err = s.cached(d, most); err == nil || !replaceable(err) {
+				return err
+			}
+		}
+		if b, err = r.pull.fetch(ctx, d); err != nil {
+			return err
+		}
+		if err := s.layout.put(d, b); err != nil {
+			return err
+		}
+		return s.proofs.addPart(image, d.Digest)
+	})
+	return b, err
 }

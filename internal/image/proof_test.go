@@ -10,10 +10,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/bpfvol/bpfvol/bpf"
 	"github.com/bpfvol/bpfvol/internal/image"
@@ -257,13 +261,29 @@ func TestProofsGoWithTheirImages(t *testing.T) {
 		})
 		return names
 	}
+	age := func() {
+		t.Helper()
+		for _, name := range left() {
+			old := time.Now().Add(-time.Hour)
+			if err := os.Chtimes(filepath.Join(p.dir, "proofs", name), old, old); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	write(t, filepath.Join(p.dir, "proofs", "half-written.json.tmp"), "{")
+	p.restart(t)
+	if got := left(); len(got) != 2 {
+		t.Errorf("what was written just now is gone: %q", got)
+	}
+	age()
 	p.restart(t)
 	if got := left(); len(got) != 1 {
 		t.Errorf("records are %q, want one", got)
 	}
-	write(t, filepath.Join(p.dir, "index.json"), `{"schemaVersion":2,"manifests":[]}`)
-	p.restart(t)
+	age()
+	if _, err := p.store.Prune(t.Context(), image.PruneOptions{Settling: -1}); err != nil {
+		t.Fatal(err)
+	}
 	if got := left(); len(got) != 0 {
 		t.Errorf("of no image: %q", got)
 	}
@@ -286,6 +306,80 @@ func TestCacheHoldsNoSecret(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// Whoever knows the digest of a private image's parts can name them in an image of his own. He is given what his own
+// repository serves under these digests, which is nothing.
+func TestPartsOfAPrivateImageAreServedToNobodyElse(t *testing.T) {
+	p := startPrivate(t)
+	p.Intercept(nil)
+	layer := imagetest.In(p.Host, "acme/count").PutBlob(t, image.ObjectMediaType, append(bpf.Count(), "private"...), nil)
+	config := imagetest.In(p.Host, "acme/count").PutEmpty(t)
+	private := imagetest.In(p.Host, "acme/count").PutManifest(t, "v2", ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: []ocispec.Descriptor{layer}})
+	private.Platform = &ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}
+	p.Intercept(p.tokens.Guard())
+	p.ref = imagetest.Reference(t, p.Host+"/acme/count:v2")
+	if err := p.get(t, p.as("alice"), volume.PullIfNotPresent); err != nil {
+		t.Fatal(err)
+	}
+
+	evil := imagetest.Start(t)
+	r := imagetest.In(evil.Host, "evil/count")
+	r.PutManifest(t, "layer", ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: r.PutEmpty(t), Layers: []ocispec.Descriptor{layer}})
+	r.PutIndex(t, "manifest", ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{private}})
+	both := imagetest.OpenStore(t, image.Options{Dir: p.dir, Registries: imagetest.Registries(t, p.Host, p.tokens.Host, evil.Host)})
+	for _, tag := range []string{"layer", "manifest"} {
+		for range 2 {
+			wantError(t, open(t, both, imagetest.Reference(t, evil.Host+"/evil/count:"+tag)), image.ErrNotFound, "registry "+evil.Host+" answered 404")
+			root, err := resolve(t, both, imagetest.Reference(t, evil.Host+"/evil/count:"+tag), image.PullOptions{Policy: volume.PullNever})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = root.Object(t.Context())
+			wantError(t, err, image.ErrNotCached, "pull or build it again")
+		}
+	}
+	// Who has the parts himself is served, and from the cache the next time.
+	r.PutBlob(t, image.ObjectMediaType, append(bpf.Count(), "private"...), nil)
+	for range 2 {
+		pull(t, both, imagetest.Reference(t, evil.Host+"/evil/count:layer"), image.PullOptions{})
+		evil.Requests()
+	}
+	evil.Intercept(imagetest.Drop(""))
+	pull(t, both, imagetest.Reference(t, evil.Host+"/evil/count:layer"), image.PullOptions{})
+}
+
+// What an admin imports is for all on this node, and a registry need not be there.
+func TestImportedImageIsForAll(t *testing.T) {
+	p := startPrivate(t)
+	root, err := resolve(t, p.store, p.ref, image.PullOptions{Keyring: p.as("alice")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	if err := root.Export(t.Context(), &archive); err != nil {
+		t.Fatal(err)
+	}
+	p.dir = filepath.Join(t.TempDir(), "oci")
+	p.open(t)
+	if _, err := p.store.ImportArchive(t.Context(), &archive, image.ImportOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	p.Intercept(imagetest.Drop(""))
+	for _, policy := range []volume.PullPolicy{volume.PullIfNotPresent, volume.PullNever} {
+		if err := p.get(t, nil, policy); err != nil {
+			t.Error(err)
+		}
+	}
+	p.Intercept(p.tokens.Guard())
+	wantError(t, p.get(t, nil, volume.PullAlways), image.ErrUnauthenticated, "answered 401")
+	if err := p.get(t, p.as("bob"), volume.PullAlways); err != nil {
+		t.Error(err)
+	}
+	// Who pulls it once more does not take it from the others.
+	if err := p.get(t, nil, volume.PullIfNotPresent); err != nil {
+		t.Error(err)
+	}
 }
 
 // What was built here is for all on this node, before and after it is pushed to a registry that lets only users in.
@@ -362,6 +456,10 @@ func TestHiddenImageIsTriedWithEveryCredential(t *testing.T) {
 	first, second := image.Credential{Username: "first", Password: "secret"}, image.Credential{Username: "second", Password: "secret"}
 	store := imagetest.Store(t, reg.Host)
 	pull(t, store, ref, image.PullOptions{Keyring: keyring{reg.Host: {first, second}}})
+	// So it is where it is in the cache already.
+	third := image.Credential{Username: "third", Password: "secret"}
+	second.Password = "rotated"
+	pull(t, store, ref, image.PullOptions{Keyring: keyring{reg.Host: {third, second}}})
 	// Who gets nothing is told what the first said.
 	_, err := resolve(t, store, ref, image.PullOptions{Keyring: keyring{reg.Host: {first}}, Policy: volume.PullAlways})
 	wantError(t, err, image.ErrNotFound, "answered 404")
@@ -390,18 +488,36 @@ func TestOnePullForEachSetOfCredentials(t *testing.T) {
 		t.Errorf("who gave up got %v", err)
 	}
 	wg.Wait()
-	blobs, manifests := 0, 0
+	parts, manifests := 0, 0
 	for _, r := range p.Requests() {
 		if strings.Contains(r, "/blobs/") {
-			blobs++
+			parts++
 		}
 		if strings.HasSuffix(r, "/manifests/v1") {
 			manifests++
 		}
 	}
 	// Two for each set: without a token, and with one.
-	if blobs != 1 || manifests > 4 {
-		t.Errorf("%d requests for blobs, %d for the tag; want 1, and 2 for each of the two", blobs, manifests)
+	if parts != 1 || manifests > 4 {
+		t.Errorf("%d requests for blobs, %d for the tag; want 1, and 2 for each of the two", parts, manifests)
+	}
+	// So it is where a part of it has to be fetched again.
+	for _, path := range blobs(t, p.dir) {
+		if bytes.HasSuffix(read(t, path), []byte("many")) {
+			os.Remove(path)
+		}
+	}
+	for i := range 20 {
+		wg.Go(func() {
+			if err := p.get(t, p.as([]string{"alice", "bob"}[i%2]), volume.PullIfNotPresent); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	again := slices.DeleteFunc(p.Requests(), func(r string) bool { return !strings.Contains(r, "/blobs/") })
+	if len(again) != 2 { // without a token, and with one
+		t.Errorf("to fetch a part again took %q", again)
 	}
 	for _, user := range p.tokens.Asked() {
 		if user != "alice" && user != "bob" {

@@ -29,15 +29,16 @@ type pull struct {
 
 // endpoint is one host that may have the repository.
 type endpoint struct {
-	host    string
-	allowed error
-	ways    []way        // one per credential, the last without
-	first   atomic.Int32 // the way that was not refused
-	down    atomic.Bool
+	host      string
+	onlyPulls bool // what a tag stands for is not asked there
+	allowed   error
+	access    []access     // one per credential, the last without
+	first     atomic.Int32 // the one that was not refused
+	down      atomic.Bool
 }
 
-// way is one host with one credential.
-type way struct {
+// access is one host with one credential.
+type access struct {
 	repository *remote.Repository
 	credential Credential
 	hash       string // of the credential, as in records
@@ -53,13 +54,13 @@ func (s *Store) newPull(ref Reference, k Keyring) *pull {
 	keyrings := Keyrings{k, s.keyring}
 	p := &pull{name: ref.Name()}
 	id := sha256.New()
-	for _, host := range s.guard.registries.order(ref.Registry) {
+	for _, w := range s.guard.registries.order(ref.Registry) {
 		at := ref
-		at.Registry = host
-		e := &endpoint{host: host, allowed: s.guard.registries.allow(host)}
+		at.Registry = w.host
+		e := &endpoint{host: w.host, onlyPulls: w.onlyPulls, allowed: s.guard.registries.allow(w.host)}
 		for _, c := range append(keyrings.Credentials(at), Credential{}) {
-			fmt.Fprintf(id, "%q %q %q %q\n", host, c.Username, c.Password, c.IdentityToken)
-			e.ways = append(e.ways, way{s.repository(at, c), c, s.proofs.hash(host, c)})
+			fmt.Fprintf(id, "%q %q %q %q\n", w.host, c.Username, c.Password, c.IdentityToken)
+			e.access = append(e.access, access{s.repository(ref, w, c), c, s.proofs.hash(w.host, c)})
 		}
 		p.endpoints = append(p.endpoints, e)
 	}
@@ -71,8 +72,8 @@ func (s *Store) newPull(ref Reference, k Keyring) *pull {
 func (p *pull) hashes() []string {
 	var all []string
 	for _, e := range p.endpoints {
-		for _, w := range e.ways {
-			all = append(all, w.hash)
+		for _, a := range e.access {
+			all = append(all, a.hash)
 		}
 	}
 	return all
@@ -81,18 +82,19 @@ func (p *pull) hashes() []string {
 // hashOf is the hash of the credential that a repository of p is asked with.
 func (p *pull) hashOf(r *remote.Repository) string {
 	for _, e := range p.endpoints {
-		for _, w := range e.ways {
-			if w.repository == r {
-				return w.hash
+		for _, a := range e.access {
+			if a.repository == r {
+				return a.hash
 			}
 		}
 	}
 	return public
 }
 
-func (s *Store) repository(ref Reference, c Credential) *remote.Repository {
-	where := registry.Reference{Registry: ref.Registry, Repository: ref.Repository}
-	a := &auth.Client{Client: &http.Client{Transport: s.guard}, Cache: auth.NewCache()}
+func (s *Store) repository(ref Reference, w way, c Credential) *remote.Repository {
+	where := registry.Reference{Registry: w.host, Repository: w.prefix + ref.Repository}
+	through := &http.Client{Transport: wayTransport{guard: s.guard, way: w}, CheckRedirect: checkRedirect}
+	a := &auth.Client{Client: through, Cache: auth.NewCache()}
 	a.SetUserAgent(s.userAgent)
 	if c != (Credential{}) {
 		// StaticCredential gives it to this host alone, wherever a redirect leads.
@@ -101,13 +103,27 @@ func (s *Store) repository(ref Reference, c Credential) *remote.Repository {
 		})
 	}
 	return &remote.Repository{
-		Client:               &client{host: ref.Registry, auth: a, credential: c, manifest: s.limits.Manifest},
+		Client:               &client{way: w, registry: ref.Registry, auth: a, credential: c, manifest: s.limits.Manifest},
 		Reference:            where,
-		PlainHTTP:            s.guard.registries.hosts[ref.Registry].plainHTTP,
+		PlainHTTP:            s.guard.registries.hosts[w.host].plainHTTP,
 		ReferrerListMaxPages: 16,
 		MaxMetadataBytes:     s.limits.Manifest,
 		SkipReferrersGC:      true, // deleting is not ours to do
 	}
+}
+
+// resolvers is the same way with the endpoints whose word on tags counts.
+func (p *pull) resolvers() (*pull, error) {
+	out := &pull{name: p.name, identity: p.identity}
+	for _, e := range p.endpoints {
+		if !e.onlyPulls {
+			out.endpoints = append(out.endpoints, e)
+		}
+	}
+	if len(out.endpoints) == 0 {
+		return nil, fmt.Errorf("%w: no host of this registry may say what a tag stands for; name the image by digest, or ask an admin for the capability resolve in hosts.toml", ErrHostNotAllowed)
+	}
+	return out, nil
 }
 
 // try runs op with each endpoint until one succeeds. The last endpoint, the host itself, has the last word: what it
@@ -145,8 +161,8 @@ func (e *endpoint) run(ctx context.Context, mirror bool, op func(context.Context
 		return e.allowed
 	}
 	var refused error
-	for i := int(e.first.Load()); i < len(e.ways); i++ {
-		err := e.attempt(ctx, mirror, e.ways[i], op)
+	for i := int(e.first.Load()); i < len(e.access); i++ {
+		err := e.attempt(ctx, mirror, e.access[i], op)
 		if !slices.ContainsFunc(refusals, func(r error) bool { return errors.Is(err, r) }) {
 			e.first.Store(int32(i))
 			return err
@@ -156,11 +172,11 @@ func (e *endpoint) run(ctx context.Context, mirror bool, op func(context.Context
 	return refused
 }
 
-func (e *endpoint) attempt(ctx context.Context, mirror bool, w way, op func(context.Context, *remote.Repository) error) error {
+func (e *endpoint) attempt(ctx context.Context, mirror bool, a access, op func(context.Context, *remote.Repository) error) error {
 	wait := backoff
 	for n := 1; ; n++ {
-		err := op(ctx, w.repository)
-		if w.credential.repeatedBy(err) {
+		err := op(ctx, a.repository)
+		if a.credential.repeatedBy(err) {
 			err = errRepeated(e.host)
 		}
 		err = classify(e.host, err)

@@ -26,7 +26,7 @@ type PushOptions struct {
 // Push sends an image of the layout, with the signatures that are there, to the registry that ref names. Mirrors are
 // not written to.
 func (s *Store) Push(ctx context.Context, ref Reference, opts PushOptions) (ocispec.Descriptor, error) {
-	d, err := s.push(ctx, ref, opts)
+	d, err := held(s, func() (ocispec.Descriptor, error) { return s.push(ctx, ref, opts) })
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("push %s: %w", ref, err)
 	}

@@ -43,7 +43,7 @@ func TestReadsEveryFormat(t *testing.T) {
 			if o.Name != "prog.bpf.o" || o.Root != want || o.Manifest == "" {
 				t.Errorf("object is %q of manifest %s in %s", o.Name, o.Manifest, o.Root)
 			}
-			if labelled := o.Labels["io.ebpf.programs"] != ""; labelled != slices.Contains(imagetest.Formats[1:5], form) {
+			if labelled := o.Labels["io.ebpf.programs"] != ""; labelled != slices.Contains(imagetest.Formats[1:7], form) {
 				t.Errorf("labels are %v", o.Labels)
 			}
 		})
@@ -58,7 +58,8 @@ func TestFilesBesideTheObjectAreIgnored(t *testing.T) {
 		r.PutBlob(t, ocispec.MediaTypeImageLayer, []byte("# read me"), nil),
 		r.PutBlob(t, ocispec.MediaTypeImageLayer, bpf.Count(), nil),
 		r.PutBlob(t, ocispec.MediaTypeImageLayer, bytes.Repeat([]byte("license\n"), 100), nil),
-		r.PutBlob(t, "application/gzip", imagetest.Gzip(t, []byte("notes")), nil))
+		r.PutBlob(t, "application/gzip", imagetest.Gzip(t, []byte("notes")), nil),
+		r.PutBlob(t, "application/zstd", append([]byte("\x50\x2a\x4d\x18\x02\x00\x00\x00ab"), imagetest.Zstd(t, []byte("notes"))...), nil))
 	if o := pull(t, imagetest.Store(t, reg.Host), ref, image.PullOptions{}); !bytes.Equal(o.ELF, bpf.Count()) {
 		t.Error("the object is another one")
 	}

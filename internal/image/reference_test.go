@@ -65,7 +65,7 @@ func TestParseReferenceRefuses(t *testing.T) {
 	}
 }
 
-func FuzzParseReference(f *testing.F) {
+func FuzzReference(f *testing.F) {
 	for _, s := range []string{"x", "ghcr.io/acme/x:v1", "[::1]:5000/x@sha256:" + hex64, "localhost/x", "https://x", "a:b@c", "index.docker.io/x"} {
 		f.Add(s)
 	}

@@ -4,6 +4,7 @@ package image_test
 
 import (
 	"encoding/pem"
+	"errors"
 	"io"
 	"log"
 	"net/http"
@@ -60,8 +61,22 @@ func TestHostRules(t *testing.T) {
 	for _, host := range []string{
 		"127.0.0.1:5000", "10.1.2.3", "169.254.169.254", "[::1]:5000", "[fe80::1]", "[::ffff:127.0.0.1]", "0.0.0.0",
 		"localhost:5000", "LOCALHOST", "a.localhost", "8.8.8.8",
+		"[0:0:0:0:0:0:0:1]", "[::]", "[::ffff:7f00:1]:443", "[::ffff:169.254.169.254]:80", "[64:ff9b::7f00:1]", "[FE80::1]",
+		"2130706433:5000", "127.1", "0x7f000001:80", "0177.0.0.1", "0x7F.0.0.1", "1.2.3", "a.1:5000", "127.0.0.1:443",
 	} {
 		err := open(t, store, imagetest.Reference(t, host+"/acme/count:v1"))
+		wantError(t, err, image.ErrHostNotAllowed, "--registries")
+	}
+	// What is no host name at all is no reference.
+	for _, host := range []string{"localhost.", "127.0.0.1.", "[fe80::1%25eth0]", "[::1", "0x7f000001.:80", "user@localhost", "localhost:080", "localhost:0x50"} {
+		if ref, err := image.ParseReference(host + "/acme/count:v1"); !errors.Is(err, image.ErrReference) {
+			t.Errorf("%s: got %v, %v", host, ref, err)
+		}
+	}
+	// What lists one port lists no other.
+	reg := imagetest.Start(t)
+	for _, host := range []string{"127.0.0.1", "127.0.0.1:1", "127.0.0.1:443", "[::ffff:127.0.0.1]:" + reg.Host[len("127.0.0.1:"):]} {
+		err := open(t, imagetest.Store(t, reg.Host), imagetest.Reference(t, host+"/acme/count:v1"))
 		wantError(t, err, image.ErrHostNotAllowed, "--registries")
 	}
 	path := filepath.Join(t.TempDir(), "registries.yaml")

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/registry/remote"
 
@@ -53,13 +54,14 @@ func (s *Store) resolve(ctx context.Context, p *pull, ref Reference, policy volu
 	}
 	root := &Root{Reference: ref, Descriptor: plain(d), store: s, policy: policy, pull: p, local: isLocal(d)}
 	if !root.local {
-		if err := s.prove(ctx, p, ref, d.Digest, policy); err != nil {
+		if root.proof, err = s.prove(ctx, p, ref, d.Digest, policy); err != nil {
 			return nil, err
 		}
 	}
 	if policy == volume.PullNever || root.local {
 		root.pull = nil
 	}
+	s.layout.touch(root.Digest)
 	root.Raw, err = s.layout.read(root.Descriptor, s.limits.Manifest)
 	switch {
 	case err == nil:
@@ -92,8 +94,14 @@ func cacheName(ref Reference) string {
 // fetchRoot gets target, a tag or a digest, from the registry and records what came.
 func (s *Store) fetchRoot(ctx context.Context, p *pull, ref Reference, policy volume.PullPolicy, target string) (*Root, error) {
 	root := &Root{Reference: ref, store: s, policy: policy, pull: p}
+	ask := p
+	if _, err := digest.Parse(target); err != nil {
+		if ask, err = p.resolvers(); err != nil {
+			return nil, err
+		}
+	}
 	var used string
-	err := p.search(ctx, func(ctx context.Context, r *remote.Repository) (err error) {
+	err := ask.search(ctx, func(ctx context.Context, r *remote.Repository) (err error) {
 		used = p.hashOf(r)
 		root.Descriptor, root.Raw, err = fetchManifest(ctx, r, target)
 		if err != nil {
@@ -120,7 +128,8 @@ func (s *Store) fetchRoot(ctx context.Context, p *pull, ref Reference, policy vo
 	if err != nil {
 		return nil, err
 	}
-	return root, s.proofs.add(cacheName(byDigest), used)
+	root.proof, err = s.proofs.add(cacheName(byDigest), used)
+	return root, err
 }
 
 // fetchManifest gets a manifest or index by tag or digest in one request. The client has limited and hashed it.

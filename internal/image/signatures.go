@@ -254,10 +254,13 @@ func referrersIndex(manifests []ocispec.Descriptor) ocispec.Index {
 // keptSignatures returns what keepSignatures recorded; nil where the registry has to be asked.
 func (r *Root) keptSignatures() (*sources, error) {
 	kept, err := r.store.keptSignatures(r.Reference, r.Digest)
-	if r.pull != nil && errors.Is(err, ErrDigestMismatch) {
+	if !errors.Is(err, ErrDigestMismatch) {
+		return kept, err
+	}
+	if r.pull != nil {
 		return nil, nil // the registry has it again
 	}
-	return kept, err
+	return nil, fmt.Errorf("%w; pull or build it again", err)
 }
 
 func (s *Store) keptSignatures(ref Reference, d digest.Digest) (*sources, error) {

@@ -38,6 +38,7 @@ type Store struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	mu     sync.Mutex
+	grown  chan struct{}    // the cache has: see Tend
 	calls  map[string]*call // in flight, by key
 	turns  map[string]chan struct{}
 	wg     sync.WaitGroup
@@ -74,6 +75,7 @@ func Open(opts Options) (_ *Store, err error) {
 		arch:      hostArch(opts.Arch),
 		limits:    opts.Limits.withDefaults(),
 		userAgent: opts.UserAgent,
+		grown:     make(chan struct{}, 1),
 		calls:     map[string]*call{},
 		turns:     map[string]chan struct{}{},
 	}
@@ -124,7 +126,7 @@ func once[T any](ctx context.Context, s *Store, fn func(context.Context) (T, err
 			defer s.wg.Done()
 			ctx, cancel := context.WithTimeout(s.ctx, s.limits.Timeout)
 			defer cancel()
-			c.value, c.err = fn(ctx)
+			c.value, c.err = held(s, func() (any, error) { return fn(ctx) })
 			s.mu.Lock()
 			delete(s.calls, name)
 			s.mu.Unlock()
@@ -168,6 +170,18 @@ func (s *Store) inTurn(ctx context.Context, key string, fn func() error) error {
 		s.mu.Unlock()
 		close(mine)
 	}()
+	return fn()
+}
+
+// held runs fn while nothing is collected as garbage.
+func held[T any](s *Store, fn func() (T, error)) (T, error) {
+	release, err := s.layout.hold()
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	defer release()
+	defer s.wake()
 	return fn()
 }
 

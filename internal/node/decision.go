@@ -5,6 +5,7 @@ package node
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	"k8s.io/klog/v2"
@@ -36,7 +37,7 @@ type Result string
 
 const (
 	Admitted Result = "admitted"
-	// Refused means that policy is the reason: trying again changes nothing.
+	// Refused means that policy is the reason, or the list of registries: trying again changes nothing.
 	Refused Result = "refused"
 	// Failed means that nothing was decided: the registry is down, the image is no object, an attribute names what is not
 	// there.
@@ -89,7 +90,11 @@ func pointsOrNames(ctx context.Context, h volume.Hook) ([]dispatcher.Point, erro
 			verify.Trace(ctx, verify.Step{Stage: "interface", Text: err.Error() + "; judged by its name"})
 			points = []dispatcher.Point{{Interface: name}}
 		}
-		all = append(all, points...)
+		for _, p := range points {
+			if !slices.Contains(all, p) {
+				all = append(all, p)
+			}
+		}
 	}
 	return all, nil
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/bpfvol/bpfvol/internal/podfs"
 )
 
@@ -36,6 +38,19 @@ func (e *Engine) List() ([]Volume, error) {
 		volumes[i].Health = e.examine(volumes[i], points, unread)
 	}
 	return volumes, nil
+}
+
+// Images returns the digests of the images that volumes with a record were made from.
+func (e *Engine) Images() ([]digest.Digest, error) {
+	volumes, err := e.volumes()
+	if err != nil {
+		return nil, err
+	}
+	var out []digest.Digest
+	for _, v := range volumes {
+		out = append(out, v.Digest)
+	}
+	return out, nil
 }
 
 // volumes is List without their health.

@@ -3,7 +3,6 @@
 package cosign
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -48,7 +47,7 @@ type chained struct {
 func (c chained) Intermediates() []*x509.Certificate { return c.chain }
 
 // payloadEntity takes the annotations of a payload's layer together, as cosign v2 writes them.
-func payloadEntity(sig image.Signature) (sgverify.SignedEntity, error) {
+func payloadEntity(sig image.Signature, t *trust) (sgverify.SignedEntity, error) {
 	raw, err := base64.StdEncoding.DecodeString(sig.Annotations[static.SignatureAnnotationKey])
 	if err != nil || len(raw) == 0 {
 		return nil, fmt.Errorf("annotation %s: is not a signature in base64", static.SignatureAnnotationKey)
@@ -66,15 +65,19 @@ func payloadEntity(sig image.Signature) (sgverify.SignedEntity, error) {
 		return nil, fmt.Errorf("annotation %s: %.100q", static.RFC3161TimestampAnnotationKey, err.Error())
 	}
 	sum := sha256.Sum256(sig.Payload)
+	material := &bundlepb.VerificationMaterial{
+		Content: &bundlepb.VerificationMaterial_X509CertificateChain{X509CertificateChain: &commonpb.X509CertificateChain{
+			Certificates: []*commonpb.X509Certificate{{RawBytes: leaf.Raw}},
+		}},
+		TlogEntries:               entries,
+		TimestampVerificationData: &bundlepb.TimestampVerificationData{Rfc3161Timestamps: stamps},
+	}
+	if err := bound(material); err != nil {
+		return nil, err
+	}
 	b, err := bundle.NewBundle(&bundlepb.Bundle{
-		MediaType: "application/vnd.dev.sigstore.bundle+json;version=0.1",
-		VerificationMaterial: &bundlepb.VerificationMaterial{
-			Content: &bundlepb.VerificationMaterial_X509CertificateChain{X509CertificateChain: &commonpb.X509CertificateChain{
-				Certificates: []*commonpb.X509Certificate{{RawBytes: leaf.Raw}},
-			}},
-			TlogEntries:               entries,
-			TimestampVerificationData: &bundlepb.TimestampVerificationData{Rfc3161Timestamps: stamps},
-		},
+		MediaType:            "application/vnd.dev.sigstore.bundle+json;version=0.1",
+		VerificationMaterial: material,
 		Content: &bundlepb.Bundle_MessageSignature{MessageSignature: &commonpb.MessageSignature{
 			MessageDigest: &commonpb.HashOutput{Algorithm: commonpb.HashAlgorithm_SHA2_256, Digest: sum[:]},
 			Signature:     raw,
@@ -83,7 +86,7 @@ func payloadEntity(sig image.Signature) (sgverify.SignedEntity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("annotations: %.200q", err.Error())
 	}
-	return entity{b, chain}, nil
+	return entity{b, t.known(chain)}, nil
 }
 
 // certificates are the signer's own and those between it and a root, which cosign writes beside them.
@@ -104,12 +107,7 @@ func certificates(annotations map[string]string) (leaf *x509.Certificate, chain 
 	if err != nil {
 		return nil, nil, fmt.Errorf("annotation %s: %.100q", static.ChainAnnotationKey, err.Error())
 	}
-	for _, c := range above {
-		if c.IsCA && !bytes.Equal(c.RawSubject, c.RawIssuer) {
-			chain = append(chain, c)
-		}
-	}
-	return certs[0], chain, nil
+	return certs[0], above, nil
 }
 
 // logEntries is the entry of Rekor v1 that cosign keeps beside a payload; there is none of v2 in this form.

@@ -6,10 +6,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
+	bundlepb "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
 	"github.com/sigstore/sigstore-go/pkg/bundle"
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
+	"google.golang.org/protobuf/encoding/protojson"
 	kjson "sigs.k8s.io/json"
 
 	"github.com/bpfvol/bpfvol/api/v1alpha1"
@@ -21,17 +24,29 @@ import (
 // another one. (cosign/v2 pkg/types.CosignSignPredicateType)
 const signPredicate = "https://sigstore.dev/cosign/sign/v1"
 
-// readBundle parses a bundle that carries a statement.
-func readBundle(sig image.Signature) (*bundle.Bundle, error) {
-	var b bundle.Bundle
-	if err := b.UnmarshalJSON(sig.Payload); err != nil {
+// readBundle parses a bundle that carries a statement, once prepare took what it brings to prove itself.
+func readBundle(sig image.Signature, prepare func(*bundlepb.VerificationMaterial) error) (*bundle.Bundle, error) {
+	pb := &bundlepb.Bundle{}
+	if err := protojson.Unmarshal(sig.Payload, pb); err != nil {
+		return nil, fmt.Errorf("bundle: %.200q", stable(err))
+	}
+	if pb.GetVerificationMaterial() != nil {
+		if err := prepare(pb.GetVerificationMaterial()); err != nil {
+			return nil, err
+		}
+	}
+	b, err := bundle.NewBundle(pb)
+	if err != nil {
 		return nil, fmt.Errorf("bundle: %.200q", err.Error())
 	}
 	if b.GetDsseEnvelope() == nil {
 		return nil, fmt.Errorf("%w: bundle without a DSSE envelope", verify.ErrNotImageSignature)
 	}
-	return &b, nil
+	return b, nil
 }
+
+// stable is an error of protojson without the space that it varies from build to build.
+func stable(err error) string { return strings.ReplaceAll(err.Error(), "\u00a0", " ") }
 
 // about makes the library compare the statement's subjects with the image.
 func about(d digest.Digest) (sgverify.ArtifactPolicyOption, error) {

@@ -3,13 +3,19 @@
 package cosign_test
 
 import (
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"maps"
+	"math/big"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -127,9 +133,118 @@ func TestSizesAreBounded(t *testing.T) {
 		entries := material(b)["tlogEntries"].([]any)
 		material(b)["tlogEntries"] = slices.Repeat(entries, 100)
 	})
-	if _, err := a.Verify(t.Context(), d, many); err == nil || !strings.Contains(err.Error(), "too many tlog entries") {
+	if _, err := a.Verify(t.Context(), d, many); err == nil || !strings.Contains(err.Error(), "has 100 log entries; the limit is 4") {
 		t.Errorf("entries: got %v", err)
 	}
+}
+
+// giantKey is a hashedrekord of an RSA key that takes minutes to verify with, which Rekor's library does on parsing.
+func giantKey(t testing.TB) []byte {
+	t.Helper()
+	const size = 64 << 10
+	n := new(big.Int).SetBit(big.NewInt(1), size*8-1, 1)
+	der, err := x509.MarshalPKIXPublicKey(&rsa.PublicKey{N: n, E: 1<<31 - 1})
+	must(t, err)
+	key := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	return fmt.Appendf(nil, `{"apiVersion":"0.0.1","kind":"hashedrekord","spec":{"data":{"hash":{"algorithm":"sha256","value":"%064d"}},"signature":{"content":%q,"publicKey":{"content":%q}}}}`,
+		0, base64.StdEncoding.EncodeToString(make([]byte, size)), base64.StdEncoding.EncodeToString(key))
+}
+
+func TestGiantKeyIsNotVerifiedWith(t *testing.T) {
+	sigstore := cosigntest.New()
+	d := digest.FromString("image")
+	priv, pub := pair(t, "p256")
+	a, key := keyless(t, sigstore.TrustedRoot(), exactly(release)), authority(t, pub)
+	start := time.Now()
+
+	b := sigstore.Sign(d, theImage, release, image.FormatBundle)
+	b.Payload = edit(t, b.Payload, func(b map[string]any) { logEntry(b)["canonicalizedBody"] = giantKey(t) })
+	if _, err := a.Verify(t.Context(), d, b); err == nil || !strings.Contains(err.Error(), "the limit is 32768") {
+		t.Errorf("bundle: got %v", err)
+	}
+	tag := sigstore.Sign(d, theImage, release, image.FormatTag)
+	tag.Annotations["dev.sigstore.cosign/bundle"] = rekorAnnotation(strconv.Quote(base64.StdEncoding.EncodeToString(giantKey(t))))
+	if _, err := a.Verify(t.Context(), d, tag); err == nil || !strings.Contains(err.Error(), "the limit is 32768") {
+		t.Errorf("tag: got %v", err)
+	}
+	// A key needs no log, so it does not read what would be dear.
+	own := sign(t, priv, d, image.FormatBundle)
+	own.Payload = edit(t, own.Payload, func(own map[string]any) {
+		material(own)["tlogEntries"] = material(decode(t, b.Payload))["tlogEntries"]
+	})
+	if _, err := key.Verify(t.Context(), d, own); err != nil {
+		t.Errorf("by key: %v", err)
+	}
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
+
+func logEntry(b map[string]any) map[string]any {
+	return material(b)["tlogEntries"].([]any)[0].(map[string]any)
+}
+
+// An entry that was proposed and not recorded is verified on parsing, with keys that anyone may have put there.
+func TestEntriesAreTakenAsRekorRecordsThem(t *testing.T) {
+	sigstore := cosigntest.New()
+	d := digest.FromString("image")
+	a := keyless(t, sigstore.TrustedRoot(), exactly(release))
+	hash := `{"algorithm":"sha256","value":"` + strings.Repeat("0", 64) + `"}`
+	other := base64.StdEncoding.EncodeToString([]byte(sigstore.Sign(d, theImage, release, image.FormatTag).Annotations["dev.sigstore.cosign/certificate"]))
+	for _, tc := range []struct{ name, body, want string }{
+		{"proposed dsse", `{"apiVersion":"0.0.1","kind":"dsse","spec":{"proposedContent":{"envelope":"{}","verifiers":["AAAA"]}}}`, "is not as Rekor records it"},
+		{"dsse, spelt otherwise", `{"apiVersion":"0.0.1","kind":"dsse","spec":{"ProposedContent":{}}}`, "is not as Rekor records it"},
+		{"intoto with payload", `{"apiVersion":"0.0.2","kind":"intoto","spec":{"content":{"envelope":{"payload":"AAAA","payloadType":"x","signatures":[]}}}}`, "is not as Rekor records it"},
+		{"two keys", `{"apiVersion":"0.0.1","kind":"hashedrekord","spec":{"data":{"hash":` + hash + `},"signature":{"content":"","publicKey":{"content":"AAAA"},"publicKey":{"content":"AAAA"}}}}`, "is not as Rekor records it"},
+		{"of another certificate", `{"apiVersion":"0.0.1","kind":"hashedrekord","spec":{"data":{"hash":` + hash + `},"signature":{"content":"","publicKey":{"content":"` + other + `"}}}}`, "the entry is of another certificate"},
+		{"of no kind", `{"apiVersion":"0.0.1","kind":"rpm","spec":{}}`, `is of kind "rpm", version "0.0.1"`},
+		{"older", `{"apiVersion":"0.0.1","kind":"intoto","spec":{}}`, `is of kind "intoto", version "0.0.1"`},
+		{"two kinds", `{"apiVersion":"0.0.1","kind":"dsse","kind":"hashedrekord","spec":{}}`, "is not as Rekor records it"},
+		{"not JSON", `AAAA`, "is not as Rekor records it"},
+	} {
+		s := sigstore.Sign(d, theImage, release, image.FormatBundle)
+		s.Payload = edit(t, s.Payload, func(b map[string]any) { logEntry(b)["canonicalizedBody"] = []byte(tc.body) })
+		if _, err := a.Verify(t.Context(), d, s); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: got %v, want %q", tc.name, err, tc.want)
+		}
+	}
+}
+
+// The library that reads timestamps goes down as deep as they are nested. Go ends the process when a stack has 1 GB.
+func TestDeepTimestampIsNotReadDown(t *testing.T) {
+	sigstore := cosigntest.New()
+	d := digest.FromString("image")
+	a := keyless(t, sigstore.TrustedRoot(), exactly(release))
+	endless := strings.Repeat("\x30\x80", 5000) + strings.Repeat("\x00\x00", 5000)
+	deep := ""
+	for range 5000 {
+		deep = tlv(0x30, deep)
+	}
+	for name, stamp := range map[string]string{"endless": endless, "deep": deep, "wrapped": tlv(0x30, tlv(0x30, "\x02\x01\x00")+tlv(0x30, tlv(0xa0, endless)))} {
+		b := sigstore.Sign(d, theImage, release, image.FormatBundle)
+		b.Payload = edit(t, b.Payload, func(b map[string]any) {
+			material(b)["timestampVerificationData"] = map[string]any{"rfc3161Timestamps": []any{map[string]any{"signedTimestamp": []byte(stamp)}}}
+		})
+		tag := sigstore.Sign(d, theImage, release, image.FormatTag)
+		tag.Annotations["dev.sigstore.cosign/rfc3161timestamp"] = fmt.Sprintf(`{"SignedRFC3161Timestamp":%q}`, base64.StdEncoding.EncodeToString([]byte(stamp)))
+		for _, s := range []image.Signature{b, tag} {
+			if _, err := a.Verify(t.Context(), d, s); err == nil || !strings.Contains(err.Error(), "timestamp: is no DER, or nested too deep") {
+				t.Errorf("%s, %s: got %v", name, s.Format, err)
+			}
+		}
+	}
+}
+
+// tlv is one element of DER.
+func tlv(tag byte, content string) string {
+	n := len(content)
+	switch {
+	case n < 0x80:
+		return string([]byte{tag, byte(n)}) + content
+	case n < 0x100:
+		return string([]byte{tag, 0x81, byte(n)}) + content
+	}
+	return string([]byte{tag, 0x82, byte(n >> 8), byte(n)}) + content
 }
 
 // mutations calls f with a document in which one value is another.

@@ -44,7 +44,7 @@ func (*keylessWay) Name() string { return "keyless" }
 func (w *keylessWay) Err() error { return w.root.Err() }
 
 func (w *keylessWay) bundle(ctx context.Context, d digest.Digest, sig image.Signature) (statement, string, error) {
-	b, err := readBundle(sig)
+	b, err := readBundle(sig, bound)
 	if err != nil {
 		return statement{}, "", err
 	}
@@ -52,7 +52,11 @@ func (w *keylessWay) bundle(ctx context.Context, d digest.Digest, sig image.Sign
 	if err != nil {
 		return statement{}, "", err
 	}
-	res, err := w.verify(ctx, b, artifact)
+	t, err := w.trust(ctx)
+	if err != nil {
+		return statement{}, "", err
+	}
+	res, err := w.verify(t, b, artifact)
 	if err != nil {
 		return statement{}, "", err
 	}
@@ -65,39 +69,34 @@ func (w *keylessWay) bundle(ctx context.Context, d digest.Digest, sig image.Sign
 // fixed in v2), not to panic (cosign#4648) and to stay offline; sigstore-go does each by construction, and so both
 // kinds of signature are held to one measure.
 func (w *keylessWay) payload(ctx context.Context, d digest.Digest, sig image.Signature) (string, error) {
-	e, err := payloadEntity(sig)
+	t, err := w.trust(ctx)
 	if err != nil {
 		return "", err
 	}
-	res, err := w.verify(ctx, e, sgverify.WithArtifact(bytes.NewReader(sig.Payload)))
+	e, err := payloadEntity(sig, t)
+	if err != nil {
+		return "", err
+	}
+	res, err := w.verify(t, e, sgverify.WithArtifact(bytes.NewReader(sig.Payload)))
 	if err != nil {
 		return "", err
 	}
 	return identityOf(*res.Signature.Certificate), checkClaim(sig.Payload, d)
 }
 
-// maxCertificate bounds what the identity's expressions are run over.
-const maxCertificate = 32 << 10
-
-func (w *keylessWay) verify(ctx context.Context, e sgverify.SignedEntity, artifact sgverify.ArtifactPolicyOption) (*sgverify.VerificationResult, error) {
-	content, err := e.VerificationContent()
-	if err != nil {
-		return nil, fmt.Errorf("certificate: %.200q", err.Error())
-	}
-	leaf := content.Certificate()
-	switch {
-	case leaf == nil:
-		return nil, verify.ErrNoCertificate
-	case len(leaf.Raw) > maxCertificate:
-		return nil, fmt.Errorf("certificate: has %d bytes; the limit is %d", len(leaf.Raw), maxCertificate)
-	}
-	trust, err := w.root.now(ctx)
+func (w *keylessWay) trust(ctx context.Context) (*trust, error) {
+	t, err := w.root.now(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", verify.ErrNoTrustedRoot, err)
 	}
-	res, err := trust.verifier.Verify(e, sgverify.NewPolicy(artifact, sgverify.WithCertificateIdentity(w.identity)))
+	return t, nil
+}
+
+// verify asks for everything at once, and on a refusal for what is wrong.
+func (w *keylessWay) verify(t *trust, e sgverify.SignedEntity, artifact sgverify.ArtifactPolicyOption) (*sgverify.VerificationResult, error) {
+	res, err := t.verifier.Verify(e, sgverify.NewPolicy(artifact, sgverify.WithCertificateIdentity(w.identity)))
 	if err != nil {
-		return nil, w.why(trust, e, err)
+		return nil, w.why(t, e, err)
 	}
 	if res.Signature == nil || res.Signature.Certificate == nil {
 		return nil, errors.New("verified without a certificate")

@@ -119,10 +119,10 @@ func TestKeylessDenialsThroughARegistry(t *testing.T) {
 		}, "by a certificate of another root"},
 		{func(r image.Reference) image.Signature {
 			return sigstore.Sign(d(r), r, cosigntest.Identity{Issuer: "https://evil.test", Subject: release.Subject}, image.FormatBundle)
-		}, "by another issuer"},
+		}, `by another issuer ("https://evil.test")`},
 		{func(r image.Reference) image.Signature {
-			return sigstore.Sign(d(r), r, cosigntest.Identity{Issuer: release.Issuer, Subject: "https://evil.test"}, image.FormatBundle)
-		}, "by another subject"},
+			return sigstore.Sign(d(r), r, cosigntest.Identity{Issuer: release.Issuer, Subject: "https://evil.test/x"}, image.FormatBundle)
+		}, `by another subject ("https://evil.test/x")`},
 		{func(r image.Reference) image.Signature {
 			return sigstore.Sign(d(r), r, release, image.FormatBundle, cosigntest.WithoutSCT())
 		}, "by a certificate that is in no certificate log"},

@@ -3,10 +3,13 @@
 package cosign
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/sigstore/sigstore-go/pkg/root"
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
@@ -35,7 +38,7 @@ func parseTrust(data []byte) (t *trust, err error) {
 	}
 	r, err := root.NewTrustedRootFromJSON(data)
 	if err != nil {
-		return nil, fmt.Errorf("is no trusted_root.json of sigstore: %.200q", err.Error())
+		return nil, fmt.Errorf("is no trusted_root.json of sigstore: %.200q", stable(err))
 	}
 	switch {
 	case len(r.FulcioCertificateAuthorities()) == 0:
@@ -95,3 +98,47 @@ type fixedRoot trust
 
 func (r *fixedRoot) now(context.Context) (*trust, error) { return (*trust)(r), nil }
 func (r *fixedRoot) Err() error                          { return nil }
+
+// known returns those of a chain that hang on the trusted root and are not in it. The rest could prove nothing, and verifying
+// with their keys could take as long as who made them likes.
+func (t *trust) known(chain []*x509.Certificate) []*x509.Certificate {
+	issuers := t.issuers()
+	first := len(issuers)
+	for range chain { // they stand in any order
+		for _, c := range chain {
+			isKnown := slices.ContainsFunc(issuers, c.Equal)
+			if !isKnown && c.IsCA && len(c.Raw) <= maxCertificate && signedByAny(c, issuers) {
+				issuers = append(issuers, c)
+			}
+		}
+	}
+	return issuers[first:]
+}
+
+// issuers are the certificates that the trusted root names.
+func (t *trust) issuers() []*x509.Certificate {
+	var all []*x509.Certificate
+	for _, ca := range t.authorities(nil) {
+		all = append(append(all, ca.Intermediates...), ca.Root)
+	}
+	return all
+}
+
+func signedByAny(cert *x509.Certificate, issuers []*x509.Certificate) bool {
+	return slices.ContainsFunc(issuers, func(i *x509.Certificate) bool {
+		return bytes.Equal(cert.RawIssuer, i.RawSubject) && cert.CheckSignatureFrom(i) == nil
+	})
+}
+
+// authorities are those of the trusted root, each with further intermediates.
+func (t *trust) authorities(intermediates []*x509.Certificate) []*root.FulcioCertificateAuthority {
+	var all []*root.FulcioCertificateAuthority
+	for _, ca := range t.root.FulcioCertificateAuthorities() {
+		if ca, ok := ca.(*root.FulcioCertificateAuthority); ok {
+			with := *ca
+			with.Intermediates = append(slices.Clone(ca.Intermediates), intermediates...)
+			all = append(all, &with)
+		}
+	}
+	return all
+}

@@ -5,10 +5,8 @@ package cosign
 import (
 	"crypto/x509"
 	"fmt"
-	"slices"
 
 	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
-	"github.com/sigstore/sigstore-go/pkg/root"
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
 
 	"github.com/bpfvol/bpfvol/verify"
@@ -31,10 +29,10 @@ func (w *keylessWay) why(t *trust, e sgverify.SignedEntity, refused error) error
 		return fmt.Errorf("certificate: %.100q", err.Error())
 	}
 	if err := w.identity.Issuer.Verify(cert); err != nil {
-		return fmt.Errorf("%w: %.200q", verify.ErrOtherIssuer, cert.Issuer)
+		return &verify.OtherIdentityError{Kind: verify.ErrOtherIssuer, Found: cert.Issuer}
 	}
 	if err := w.identity.SubjectAlternativeName.Verify(cert); err != nil {
-		return fmt.Errorf("%w: %.200q", verify.ErrOtherSubject, cert.SubjectAlternativeName)
+		return &verify.OtherIdentityError{Kind: verify.ErrOtherSubject, Found: cert.SubjectAlternativeName}
 	}
 	entries, err := e.TlogEntries()
 	if err != nil {
@@ -71,22 +69,7 @@ func (w *keylessWay) why(t *trust, e sgverify.SignedEntity, refused error) error
 
 // issued reports whether the certificate hangs on the trusted root, at whatever time.
 func (t *trust) issued(leaf *x509.Certificate, intermediates []*x509.Certificate) bool {
-	for _, ca := range t.authorities(nil) {
-		issuers := append(slices.Clone(ca.Intermediates), ca.Root)
-		for _, i := range intermediates {
-			if signedByAny(i, issuers) {
-				issuers = append(issuers, i)
-			}
-		}
-		if signedByAny(leaf, issuers) {
-			return true
-		}
-	}
-	return false
-}
-
-func signedByAny(cert *x509.Certificate, issuers []*x509.Certificate) bool {
-	return slices.ContainsFunc(issuers, func(i *x509.Certificate) bool { return cert.CheckSignatureFrom(i) == nil })
+	return signedByAny(leaf, append(t.issuers(), intermediates...))
 }
 
 // chains are those to the trusted root that were valid at a time; nil where none was.
@@ -97,17 +80,4 @@ func (t *trust) chains(leaf *x509.Certificate, intermediates []*x509.Certificate
 		}
 	}
 	return nil
-}
-
-// authorities are those of the trusted root, each with further intermediates.
-func (t *trust) authorities(intermediates []*x509.Certificate) []*root.FulcioCertificateAuthority {
-	var all []*root.FulcioCertificateAuthority
-	for _, ca := range t.root.FulcioCertificateAuthorities() {
-		if ca, ok := ca.(*root.FulcioCertificateAuthority); ok {
-			with := *ca
-			with.Intermediates = append(slices.Clone(ca.Intermediates), intermediates...)
-			all = append(all, &with)
-		}
-	}
-	return all
 }

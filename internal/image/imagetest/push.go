@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -26,12 +27,14 @@ const (
 	BPFManIndex Format = "bpfman-index" // an OCI index of such images, with the attestation entry that buildx adds
 	Docker      Format = "docker"       // a single image with Docker's media types
 	DockerList  Format = "docker-list"  // a Docker manifest list
+	BPFManZstd  Format = "bpfman-zstd"  // a single OCI image whose layer is compressed by zstd
+	DockerZstd  Format = "docker-zstd"  // the same with Docker's media types
 	Gadget      Format = "gadget"       // Inspektor Gadget's
 	ORAS        Format = "oras"         // a plain oras push of the object
 )
 
 // Formats lists every form.
-var Formats = []Format{BPFVol, BPFMan, BPFManIndex, Docker, DockerList, Gadget, ORAS}
+var Formats = []Format{BPFVol, BPFMan, BPFManIndex, Docker, DockerList, BPFManZstd, DockerZstd, Gadget, ORAS}
 
 const (
 	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
@@ -84,6 +87,16 @@ func PushImage(t testing.TB, host, repository, tag string, elf []byte, form ...F
 		if f == DockerList {
 			d = r.PutIndex(t, tag, ocispec.Index{MediaType: dockerList, Manifests: on1(d, platform)})
 		}
+	case BPFManZstd, DockerZstd:
+		layer, kind, configType := ocispec.MediaTypeImageLayerZstd, ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageConfig
+		if f == DockerZstd {
+			layer, kind, configType = "application/vnd.docker.image.rootfs.diff.tar.zstd", dockerManifest, dockerConfig
+		}
+		d = r.PutManifest(t, tag, ocispec.Manifest{
+			MediaType: kind,
+			Config:    r.PutJSON(t, configType, config),
+			Layers:    []ocispec.Descriptor{r.PutBlob(t, layer, Zstd(t, Tar(t, File{"prog.bpf.o", elf})), nil)},
+		})
 	case Gadget:
 		d = r.PutManifest(t, "", ocispec.Manifest{
 			MediaType:    ocispec.MediaTypeImageManifest,
@@ -123,7 +136,18 @@ func In(host, repository string) Repository { return Repository{host + "/v2/" + 
 func (r Repository) PutBlob(t testing.TB, mediaType string, data []byte, annotations map[string]string) ocispec.Descriptor {
 	t.Helper()
 	d := describe(mediaType, data)
-	r.do(t, http.MethodPost, "/blobs/uploads/?digest="+d.Digest.String(), "application/octet-stream", data)
+	resp := do(t, http.MethodPost, "http://"+r.path+"/blobs/uploads/?digest="+d.Digest.String(), "application/octet-stream", data)
+	if resp.StatusCode == http.StatusAccepted { // a registry that takes no blob in one request
+		where, err := resp.Request.URL.Parse(resp.Header.Get("Location"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		query := where.Query()
+		query.Set("digest", d.Digest.String())
+		where.RawQuery = query.Encode()
+		resp = do(t, http.MethodPut, where.String(), "application/octet-stream", data)
+	}
+	wantCreated(t, resp)
 	d.Annotations = annotations
 	return d
 }
@@ -164,13 +188,14 @@ func (r Repository) PutRaw(t testing.TB, tag, mediaType string, data []byte) oci
 	if tag == "" {
 		tag = d.Digest.String()
 	}
-	r.do(t, http.MethodPut, "/manifests/"+tag, mediaType, data)
+	wantCreated(t, do(t, http.MethodPut, "http://"+r.path+"/manifests/"+tag, mediaType, data))
 	return d
 }
 
-func (r Repository) do(t testing.TB, method, path, contentType string, body []byte) {
+// do returns the answer with its body read.
+func do(t testing.TB, method, url, contentType string, body []byte) *http.Response {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, "http://"+r.path+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(t.Context(), method, url, bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,9 +205,19 @@ func (r Repository) do(t testing.TB, method, path, contentType string, body []by
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(answer))
+	return resp
+}
+
+func wantCreated(t testing.TB, resp *http.Response) {
+	t.Helper()
 	if resp.StatusCode != http.StatusCreated {
 		answer, _ := io.ReadAll(resp.Body)
-		t.Fatalf("%s %s: %s: %s", method, path, resp.Status, answer)
+		t.Fatalf("%s %s: %s: %s", resp.Request.Method, resp.Request.URL.Path, resp.Status, answer)
 	}
 }
 
@@ -236,4 +271,15 @@ func Gzip(t testing.TB, data []byte) []byte {
 		t.Fatal(err)
 	}
 	return buf.Bytes()
+}
+
+// Zstd compresses data.
+func Zstd(t testing.TB, data []byte) []byte {
+	t.Helper()
+	w, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	return w.EncodeAll(data, nil)
 }

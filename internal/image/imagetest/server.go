@@ -19,7 +19,6 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/registry"
@@ -30,15 +29,10 @@ import (
 type Server struct {
 	// Host is the registry as in image references: "127.0.0.1:37561".
 	Host string
+	Gate
 
 	registry http.Handler
-	mu       sync.Mutex
-	hook     Hook
-	requests []string
 }
-
-// Hook sees a request before the registry, which is next.
-type Hook func(w http.ResponseWriter, r *http.Request, next http.Handler)
 
 // Registry starts a registry for the length of the test and returns its host.
 func Registry(t testing.TB) (host string) { return Start(t).Host }
@@ -57,32 +51,8 @@ func Start(t testing.TB) *Server {
 	return s
 }
 
-// Intercept puts hook before the registry; nil removes it.
-func (s *Server) Intercept(hook Hook) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.hook = hook
-}
-
-// Requests returns the requests since the last call, as "GET /v2/acme/count/manifests/v1".
-func (s *Server) Requests() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := s.requests
-	s.requests = nil
-	return out
-}
-
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	s.requests = append(s.requests, r.Method+" "+r.URL.Path)
-	hook := s.hook
-	s.mu.Unlock()
-	if hook != nil {
-		hook(w, r, s.registry)
-		return
-	}
-	s.registry.ServeHTTP(w, r)
+	s.Before(s.registry).ServeHTTP(w, r)
 }
 
 // referrers makes answers of the referrers API say the artifactType of each manifest, which go-containerregistry

@@ -19,7 +19,6 @@ import (
 
 	ct "github.com/google/certificate-transparency-go"
 	cttls "github.com/google/certificate-transparency-go/tls"
-	ctx509 "github.com/google/certificate-transparency-go/x509"
 	"github.com/google/certificate-transparency-go/x509util"
 	"github.com/sigstore/sigstore-go/pkg/sign"
 )
@@ -125,7 +124,7 @@ func (s *Sigstore) sct(cert *x509.Certificate, at time.Time) []byte {
 	}}}))
 	t.Signature = ct.DigitallySigned(must(cttls.CreateSignature(*s.ct, cttls.SHA256, input)))
 	list := must(x509util.MarshalSCTsIntoSCTList([]*ct.SignedCertificateTimestamp{&t}))
-	return must(asn1.Marshal(must(cttls.Marshal(ctx509.SignedCertificateTimestampList(*list)))))
+	return must(asn1.Marshal(must(cttls.Marshal(*list))))
 }
 
 func subject(name string) pkix.Name {

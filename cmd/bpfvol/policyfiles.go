@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -49,15 +48,20 @@ func readPolicies(path string) (*policyFiles, error) {
 	return p, nil
 }
 
-// parts takes apart what errors.Join made.
+// parts takes apart what errors.Join made, also of what it made before.
 func parts(err error) []error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		return joined.Unwrap()
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok || !strings.Contains(err.Error(), "\n") {
+		if err == nil {
+			return nil
+		}
+		return []error{err}
 	}
-	if err == nil {
-		return nil
+	var all []error
+	for _, part := range joined.Unwrap() {
+		all = append(all, parts(part)...)
 	}
-	return []error{err}
+	return all
 }
 
 // compile is cosign.Compile that remembers in words who is meant.
@@ -134,16 +138,13 @@ func (p *policyFiles) describe(ctx context.Context, subject *verify.Subject) []v
 func broken(s verify.Step) bool { return !s.OK && !slices.Contains([]string{"as", "hook"}, s.Stage) }
 
 // parseSubject reads --as.
-func parseSubject(text string, persistent bool) (verify.Subject, error) {
+func parseSubject(text string) (verify.Subject, error) {
 	ns, name, ok := strings.Cut(text, "/")
 	if !ok || ns == "" || name == "" || strings.ContainsAny(text, "* \t\n") || strings.Contains(name, "/") {
 		return verify.Subject{}, &usageError{fmt.Errorf("--as %q: write NAMESPACE/SERVICEACCOUNT, or local/USER for the command line", text)}
 	}
-	s := verify.Subject{Namespace: ns, ServiceAccount: name, Persistent: persistent}
+	s := verify.Subject{Namespace: ns, ServiceAccount: name}
 	if local := verify.LocalSubject(name); local.String() == text {
-		if persistent {
-			return s, &usageError{errors.New("--persistent: is for pods, not for the command line")}
-		}
 		s = local
 	}
 	return s, nil
