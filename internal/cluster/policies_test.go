@@ -41,6 +41,12 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: use-acme
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: "system:serviceaccounts:open"}]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: all, namespace: local}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: use-acme}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: "system:serviceaccounts:local"}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata: {name: everywhere}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: use-acme}
@@ -60,7 +66,7 @@ subjects: [{kind: ServiceAccount, namespace: reader, name: web}]
 
 func TestWhoMayUseAPolicyIsForRBACToSay(t *testing.T) {
 	n := startNode(t)
-	for _, namespace := range []string{"granted", "open", "shop", "infra", "reader"} {
+	for _, namespace := range []string{"granted", "open", "local", "shop", "infra", "reader"} {
 		n.Kubectl(t, "create", "namespace", namespace)
 	}
 	n.Apply(t, policy("acme", "ghcr.io/acme/*")+policy("acme2", "ghcr.io/acme/**")+policy("quay", "quay.io/**")+use("acme")+grants)
@@ -76,9 +82,11 @@ func TestWhoMayUseAPolicyIsForRBACToSay(t *testing.T) {
 		{"RoleBinding in another namespace", pod("shop", "web"), false},
 		{"binding of every service account of the namespace", pod("open", "anything"), true},
 		{"ClusterRoleBinding", pod("infra", "agent"), true},
+		{"a namespace that is called as the command line's users are", pod("local", "root"), true},
 		{"who may only read policies", pod("reader", "web"), false},
 		{"a namespace that does not exist", pod("nowhere", "web"), false},
 		{"the empty name", verify.Subject{}, false},
+		{"a user of the command line, though all of a namespace of that name may", verify.LocalSubject("root"), false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.may {

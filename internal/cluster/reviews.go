@@ -56,8 +56,8 @@ func newReviews(api dynamic.ResourceInterface, clock clock.PassiveClock) *review
 // ask returns an answer for each policy, in their order.
 func (r *reviews) ask(ctx context.Context, s verify.Subject, policies []*verify.Policy) []answer {
 	out := make([]answer, len(policies))
-	if s.Namespace == "" || s.ServiceAccount == "" {
-		return out // nobody
+	if s.Local || s.Namespace == "" || s.ServiceAccount == "" {
+		return out // whom RBAC does not know
 	}
 	slots := make(chan struct{}, atOnce)
 	var asking sync.WaitGroup
