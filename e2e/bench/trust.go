@@ -95,7 +95,8 @@ spec:
 	return os.WriteFile(filepath.Join(b.PolicyDir(), "hostile.yaml"), []byte(text), 0o644)
 }
 
-// hostile publishes everything that package hostile has and reads how much memory the daemon ever had.
+// hostile publishes everything that package hostile has and reads how much memory the daemon ever had. With BENCH_VERBOSE
+// it tells after each volume how much it had until then, how much it has, and the answer.
 func (b *bench) hostile(ctx context.Context, volumes map[string]map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(volumes)) {
 		attributes := maps.Clone(volumes[name])
@@ -150,7 +151,7 @@ func (b *bench) pulls(ctx context.Context, counter *pullCounter) error {
 			}
 		}
 	}
-	figure("pulls", float64(counter.most("/v2/bench/count/")), "")
+	figure("pulls", float64(counter.most("/v2/bench/count/")), "pulls")
 	return nil
 }
 
