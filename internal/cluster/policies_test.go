@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -252,7 +253,7 @@ func TestAPIServerAway(t *testing.T) {
 }
 
 func TestConnectNeedsACluster(t *testing.T) {
-	if _, err := Connect("", "x"); err != ErrNoCluster {
+	if _, err := Connect("", "x"); !errors.Is(err, ErrNoCluster) {
 		t.Errorf("outside of a cluster: %v", err)
 	}
 	file := filepath.Join(t.TempDir(), "kubeconfig")
