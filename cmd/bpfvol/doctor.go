@@ -90,7 +90,7 @@ func (o *verifyOptions) examine(cmd *cobra.Command, args []string, out *outputOp
 	found := examined{Steps: files.describe(cmd.Context(), asked)}
 	var decided error
 	if len(args) > 0 {
-		if found.Decision, decided, err = o.decide(cmd.Context(), args[0], files, cmd.ErrOrStderr()); err != nil {
+		if found.Decision, decided, err = o.decide(cmd.Context(), args[0], files.policies, cmd.ErrOrStderr()); err != nil {
 			return err
 		}
 	}

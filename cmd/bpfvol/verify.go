@@ -22,6 +22,7 @@ type verifyOptions struct {
 	attributeOptions
 	keys       []string
 	policy, as string
+	kubeconfig string
 }
 
 func newVerify() *cobra.Command {
@@ -40,14 +41,22 @@ the account, who signed it, what its programs would do, and what the policy allo
 that it would be refused. Nothing is loaded, and neither root nor a node is needed: an interface that is not on this
 machine is judged by its name. Without --as, it is the user of the command line who asks, as in bpfvol run.
 
+With --kubeconfig it is the same with the BytecodePolicy objects of a cluster, where RBAC says whether the account may
+use them. Whose kubeconfig it is needs the rights of deploy/rbac.yaml, events apart.
+
 It asks the registry for signatures when the cache has none that fits.`),
 		Example: `  bpfvol verify ghcr.io/acme/count:v1 --key bpfvol.pub
   bpfvol verify ghcr.io/acme/count:v1 --policy acme.yaml --as net/agent --attach '{program: count, xdp: eth0}'
-  bpfvol verify ghcr.io/acme/count:v1 --policy /etc/bpfvol/policy.d --as net/agent --maps flows:rw -o json`,
+  bpfvol verify ghcr.io/acme/count:v1 --policy /etc/bpfvol/policy.d --as net/agent --maps flows:rw -o json
+  bpfvol verify ghcr.io/acme/count:v1 --kubeconfig ~/.kube/config --as net/agent --attach '{program: count, xdp: eth0}'`,
 		Args: exactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
-			case o.policy != "":
+			case o.policy != "" && o.kubeconfig != "":
+				return &usageError{errors.New("verify: policies come from --policy or from the cluster of --kubeconfig; leave one out")}
+			case o.kubeconfig != "" && o.as == "":
+				return &usageError{errors.New("verify: --as NAMESPACE/SERVICEACCOUNT is missing; RBAC is asked about the account of a pod")}
+			case o.policy != "" || o.kubeconfig != "":
 				return o.explain(cmd.Context(), args[0], &out, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			case len(o.keys) == 0:
 				return &usageError{errors.New("verify: --key FILE or --policy FILE is missing; a key names who must have signed, a policy what may run")}
@@ -65,6 +74,7 @@ It asks the registry for signatures when the cache has none that fits.`),
 	out.flags(cmd)
 	cmd.Flags().StringArrayVar(&o.keys, "key", nil, "public key `FILE` (PEM); repeatable, any one suffices; with --policy also what this key signed is allowed, as in bpfvol run")
 	o.whoFlags(cmd)
+	cmd.Flags().StringVar(&o.kubeconfig, "kubeconfig", "", "`FILE` that leads to a cluster, whose policies are asked instead of --policy")
 	cmd.ValidArgsFunction = completeImage
 	return cmd
 }
@@ -126,15 +136,27 @@ type explanation struct {
 
 // explain decides and prints how. The error is the decision's.
 func (o *verifyOptions) explain(ctx context.Context, arg string, out *outputOption, stdout, stderr io.Writer) error {
-	files, err := readPolicies(o.policy)
+	var policies verify.Policies
+	var mistakes func() []verify.Step
+	if o.kubeconfig != "" {
+		objects, err := followCluster(ctx, o.kubeconfig)
+		if err != nil {
+			return err
+		}
+		defer objects.stop()
+		policies, mistakes = objects, objects.steps
+	} else {
+		files, err := readPolicies(o.policy)
+		if err != nil {
+			return err
+		}
+		policies, mistakes = files.policies, files.steps
+	}
+	x, decided, err := o.decide(ctx, arg, policies, stderr)
 	if err != nil {
 		return err
 	}
-	x, decided, err := o.decide(ctx, arg, files, stderr)
-	if err != nil {
-		return err
-	}
-	x.Steps = append(files.steps(), x.Steps...)
+	x.Steps = append(mistakes(), x.Steps...)
 	if err := out.print(stdout, x, func(w io.Writer) error { return stepTable(w, append(x.Steps, x.last())) }); err != nil {
 		return err
 	}
@@ -142,7 +164,7 @@ func (o *verifyOptions) explain(ctx context.Context, arg string, out *outputOpti
 }
 
 // decide makes the decision and what is to be shown of it. The second error is that of a call that could not be made.
-func (o *verifyOptions) decide(ctx context.Context, arg string, files *policyFiles, stderr io.Writer) (x *explanation, decided, err error) {
+func (o *verifyOptions) decide(ctx context.Context, arg string, policies verify.Policies, stderr io.Writer) (x *explanation, decided, err error) {
 	subject, err := o.subject()
 	if err != nil {
 		return nil, nil, err
@@ -159,6 +181,9 @@ func (o *verifyOptions) decide(ctx context.Context, arg string, files *policyFil
 	if err != nil {
 		return nil, nil, err
 	}
+	if len(oneOff) > 0 {
+		policies = verify.Union{policies, verify.Static(oneOff)}
+	}
 	store, err := o.open(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -167,7 +192,7 @@ func (o *verifyOptions) decide(ctx context.Context, arg string, files *policyFil
 	x = &explanation{Subject: subject.String()}
 	ctx = verify.WithTrace(ctx, func(s verify.Step) { x.Steps = append(x.Steps, s) })
 	done := announce(stderr, "asking %s for %s", ref.Registry, ref)
-	d := node.Look(node.Options{Images: store, Policies: append(files.policies, oneOff...)}).
+	d := node.Look(node.Options{Images: store, Policies: policies}).
 		DryRun(ctx, node.Request{Attributes: attributes, Subject: subject})
 	done()
 	x.Image, x.Digest, x.Result, x.Policy, x.Authority, x.Signer = d.Image, d.Digest.String(), d.Result(), d.Policy, d.Authority, d.Signer

@@ -70,6 +70,25 @@ func TestRBACSaysWhoMayRunAnImage(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+	t.Run("bpfvol verify says so before a pod asks", func(t *testing.T) {
+		for as, want := range map[string]string{
+			"shop/web":    "",
+			"infra/agent": "",
+			"shop/batch":  strings.Replace(denied, "$WHO", "shop/batch", 1),
+			"other/web":   strings.Replace(denied, "$WHO", "other/web", 1),
+		} {
+			out, err := n.CLI(t.Context(), "verify", n.image, "--kubeconfig", n.Admin, "--as", as, "--attach", n.volume(n.image).Attributes["attach"])
+			if want == "" {
+				if err != nil || !strings.Contains(out, "RBAC lets service account") || !strings.Contains(out, "admitted, signed by ") {
+					t.Errorf("%s: %v:\n%s", as, err, out)
+				}
+				continue
+			}
+			if err == nil || !strings.HasSuffix(err.Error(), "bpfvol: "+want) || !strings.Contains(out, "RBAC does not let service account") {
+				t.Errorf("%s: got %v\nwant %s\n%s", as, err, want, out)
+			}
+		}
+	})
 	t.Run("the policy is deleted", func(t *testing.T) {
 		n.Kubectl(t, "delete", "bytecodepolicy", "hooks")
 		soon(t, "it is revoked", time.Second, func() bool { return strings.Contains(n.DaemonLog(), `"policy revoked" policy="hooks"`) })
