@@ -236,13 +236,16 @@ const noPolicies = `image $IMAGE: no policy is in force; an admin must add a Byt
 func policyThatIsNone(t *testing.T, n *node) {
 	r := n.repository(release + "/none")
 	d := pushSigned(t, r)
-	good := policyFile(t, n.Registry, policies(t))
+	// Without its mistake, the file would not admit the image.
+	changed := policies(t)
+	changed[release] = v1alpha1.BytecodePolicySpec{Authorities: keys(strangerKey())}
+	file := policyFile(t, n.Registry, changed)
 	for _, bad := range []string{
-		strings.ReplaceAll(good, "-----BEGIN PUBLIC KEY-----", `junk\n-----BEGIN PUBLIC KEY-----`),
-		strings.ReplaceAll(good, "-----END PUBLIC KEY-----", `-----END PUBLIC KEY-----\njunk`),
-		strings.ReplaceAll(good, `"subject":"`+workflow.Subject, `"subjectRegexp":".*`),
+		strings.ReplaceAll(file, "-----BEGIN PUBLIC KEY-----", `junk\n-----BEGIN PUBLIC KEY-----`),
+		strings.ReplaceAll(file, "-----END PUBLIC KEY-----", `-----END PUBLIC KEY-----\njunk`),
+		strings.ReplaceAll(file, `"subject":"`+workflow.Subject, `"subjectRegexp":".*`),
 	} {
-		if bad == good {
+		if bad == file {
 			t.Fatal("the mistake was not made")
 		}
 		n.SetPolicies(t, bad)
