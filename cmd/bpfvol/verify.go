@@ -66,7 +66,7 @@ It asks the registry for signatures when the cache has none that fits.`),
 					return &usageError{fmt.Errorf("verify: --%s says nothing without --policy FILE", flag)}
 				}
 			}
-			return o.signatures(cmd.Context(), args[0], cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return o.signatures(cmd.Context(), args[0], &out, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	o.layoutOptions.flags(cmd)
@@ -94,8 +94,16 @@ func (o *verifyOptions) subject() (verify.Subject, error) {
 	return parseSubject(o.as)
 }
 
+// signature is one that counts.
+type signature struct {
+	Image  string       `json:"image"`
+	Digest string       `json:"digest"`
+	Signer string       `json:"signer"`
+	Format image.Format `json:"format"`
+}
+
 // signatures prints who signed.
-func (o *verifyOptions) signatures(ctx context.Context, arg string, stdout, stderr io.Writer) error {
+func (o *verifyOptions) signatures(ctx context.Context, arg string, out *outputOption, stdout, stderr io.Writer) error {
 	ref, err := image.ParseReference(arg)
 	if err != nil {
 		return err
@@ -113,12 +121,18 @@ func (o *verifyOptions) signatures(ctx context.Context, arg string, stdout, stde
 	if err != nil {
 		return err
 	}
+	var all []signature
 	for _, g := range signed.Grants() {
-		if _, err := fmt.Fprintf(stdout, "%s@%s: signed by %s\n", ref.Name(), signed.Digest(), printable(g.Signer.String())); err != nil {
-			return err
-		}
+		all = append(all, signature{ref.Name(), signed.Digest().String(), g.Signer.String(), g.Signer.Format})
 	}
-	return nil
+	return out.print(stdout, all, func(w io.Writer) error {
+		for _, s := range all {
+			if _, err := fmt.Fprintf(w, "%s@%s: signed by %s\n", s.Image, s.Digest, printable(s.Signer)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // explanation is a decision with the steps that led to it.
