@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/bpfvol/bpfvol/internal/bpftest"
 )
 
 // groups are run in this order; BENCH=<name> runs one.
@@ -30,6 +32,12 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage (as root): bench BPFVOL [GROUP]")
 		os.Exit(2)
 	}
+	done, err := bpftest.Alone()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	defer done()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	for _, g := range groups {

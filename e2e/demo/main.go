@@ -22,6 +22,7 @@ import (
 	"github.com/bpfvol/bpfvol/e2e/kubelet"
 	"github.com/bpfvol/bpfvol/e2e/nobpf"
 	"github.com/bpfvol/bpfvol/e2e/stack"
+	"github.com/bpfvol/bpfvol/internal/bpftest"
 	"github.com/bpfvol/bpfvol/internal/kernelstate"
 )
 
@@ -37,10 +38,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: demo BPFVOL READER   (the built binaries; `make demo` does it)")
 		os.Exit(2)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	err := run(ctx, os.Args[1], os.Args[2])
-	cancel()
-	if err != nil {
+	if err := run(os.Args[1], os.Args[2]); err != nil {
 		fmt.Fprintf(os.Stderr, "\nDEMO FAILED: %v\n", err)
 		os.Exit(1)
 	}
@@ -48,10 +46,17 @@ func main() {
 }
 
 // run checks that what tell does leaves nothing.
-func run(ctx context.Context, bpfvol, reader string) error {
+func run(bpfvol, reader string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("needs root: it makes network namespaces, mounts and BPF programs")
 	}
+	done, err := bpftest.Alone()
+	if err != nil {
+		return err
+	}
+	defer done()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
 	before, err := kernelstate.Take()
 	if err != nil {
 		return err

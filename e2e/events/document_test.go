@@ -23,6 +23,10 @@ var codesOfTheDriver = []codes.Code{
 // elsewhere are entries of the document for which no test here has a case, as another package has it nearer: which test
 // that is. Without a test: why.
 var elsewhere = map[string]string{
+	`image <image>: is signed, but policy "<policy>" wants an attestation, too: <what>; attest it <how>`:                                                                          "e2e/trust: TestMatrix",
+	`image <image>: host not allowed: no host of this registry may say what a tag stands for; name the image by digest, or ask an admin for the capability resolve in hosts.toml`: "internal/image: TestMirrorThatOnlyPullsIsAskedByDigest",
+	`image <image>: host not allowed: registry <host> redirects from HTTPS to plain HTTP; check the registry`:                                                                     "internal/image: TestRedirectKeepsHTTPS",
+	`image <image>: unavailable: registry <host> redirects more than 5 times; check the registry`:                                                                                 "internal/image: TestRedirectsEnd",
 	`target: must lie below <directory>`:             "internal/podfs: TestTargets",
 	`object: <n> <things> are over the limit of <n>`: "loader: TestParseRefusesWhatIsTooLarge",
 	`program "<program>": no hook takes programs of section "<section>"; write attach with the programs that you want`:                         "loader: TestDefaultThatNeedsMoreSaysWhatToWrite",

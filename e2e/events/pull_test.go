@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/bpfvol/bpfvol/bpf"
+	"github.com/bpfvol/bpfvol/e2e/hostile"
 	"github.com/bpfvol/bpfvol/internal/image/imagetest"
 )
 
@@ -149,8 +150,11 @@ var imageRefusals = []refusal{
 	{name: "NotArchive", push: layer(ocispec.MediaTypeImageLayer, func(*testing.T) []byte { return bytes.Repeat([]byte("x"), 2048) }), attributes: attach(onEth0), code: codes.InvalidArgument,
 		says: `image $IMAGE: no BPF object; build the image from the output of clang -target bpf -c`,
 	},
-	{name: "Zstd", push: layer(ocispec.MediaTypeImageLayerZstd, func(*testing.T) []byte { return []byte("\x28\xb5\x2f\xfd....") }), attributes: attach(onEth0), code: codes.InvalidArgument,
-		says: `image $IMAGE: unsupported image: layer is compressed by zstd; compress it by gzip`,
+	{name: "CutZstd", push: layer(ocispec.MediaTypeImageLayerZstd, func(*testing.T) []byte { return []byte("\x28\xb5\x2f\xfd....") }), attributes: attach(onEth0), code: codes.InvalidArgument,
+		says: `image $IMAGE: unsupported image: layer is not a whole archive`,
+	},
+	{name: "ZstdWindow", push: layer(ocispec.MediaTypeImageLayerZstd, func(*testing.T) []byte { return hostile.ZstdWindow() }), attributes: attach(onEth0), code: codes.InvalidArgument,
+		says: `image $IMAGE: over the limit: layer needs more memory to unpack than it may; compress it by zstd without --long and --ultra`,
 	},
 	{name: "OtherArchitecture", push: otherArch, attributes: attach(onEth0), code: codes.InvalidArgument,
 		says: `image $IMAGE: wrong architecture: no image for linux/$ARCH; it has: "linux/s390x"`,

@@ -54,7 +54,7 @@ func Run(m interface{ Run() int }) int {
 		return m.Run()
 	}
 	if role == "" {
-		unlock, err := lock(filepath.Join(os.TempDir(), lockName))
+		unlock, err := Alone()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "bpftest:", err)
 			return 1
@@ -120,6 +120,10 @@ func NothingLeft(t testing.TB, dirs ...string) {
 		}
 	})
 }
+
+// Alone waits until no kernel test runs on this machine, and keeps others waiting until done is called: they would take the
+// objects of the demo or the benchmarks for something that they left behind.
+func Alone() (done func(), err error) { return lock(filepath.Join(os.TempDir(), lockName)) }
 
 // lock waits until no other process holds the file locked.
 func lock(path string) (unlock func(), err error) {
