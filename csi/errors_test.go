@@ -20,6 +20,7 @@ import (
 	"github.com/bpfvol/bpfvol/internal/hook"
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/node"
+	"github.com/bpfvol/bpfvol/internal/panics"
 	"github.com/bpfvol/bpfvol/internal/podfs"
 	"github.com/bpfvol/bpfvol/internal/volume"
 	"github.com/bpfvol/bpfvol/loader"
@@ -94,7 +95,7 @@ func TestCodes(t *testing.T) {
 
 		{"caller gone", context.Canceled, codes.Canceled},
 		{"deadline", context.DeadlineExceeded, codes.DeadlineExceeded},
-		{"panic", &panicError{value: "boom"}, codes.Internal},
+		{"panic", &panics.Error{Value: "boom"}, codes.Internal},
 		{"method we don't have", status.Error(codes.Unimplemented, "method NodeStageVolume not implemented"), codes.Unimplemented},
 		{"anything else", errors.New("unheard of"), codes.Internal},
 		{"a status of another service", fmt.Errorf("x: %w", status.Error(codes.NotFound, "y")), codes.Internal},

@@ -5,14 +5,13 @@ package csi
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path"
-	"runtime/debug"
 	"time"
 
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 
+	"github.com/bpfvol/bpfvol/internal/panics"
 	"github.com/bpfvol/bpfvol/loader"
 )
 
@@ -25,7 +24,7 @@ func intercept(base klog.Logger) grpc.UnaryServerInterceptor {
 		log.V(4).Info("call received", "request", shown(req))
 
 		var resp any
-		err := protect(func() (err error) {
+		err := panics.Catch(func() (err error) {
 			resp, err = handler(klog.NewContext(ctx, log), req)
 			return err
 		})
@@ -64,28 +63,8 @@ func logEnd(log klog.Logger, err error, took time.Duration) {
 		return
 	}
 	values := []any{"code", code.String(), "duration", took}
-	if p, ok := errors.AsType[*panicError](err); ok {
-		values = append(values, "stack", string(p.stack))
+	if p, ok := errors.AsType[*panics.Error](err); ok {
+		values = append(values, "stack", string(p.Stack))
 	}
 	log.Error(err, "call failed", values...)
-}
-
-// panicError is a panic that was caught. The stack is for the log alone.
-type panicError struct {
-	value any
-	stack []byte
-}
-
-func (e *panicError) Error() string {
-	return fmt.Sprintf("node plugin: internal error: %v; the plugin's log has the details", e.value)
-}
-
-// protect runs f and returns its panic as an error.
-func protect(f func() error) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = &panicError{value: v, stack: debug.Stack()}
-		}
-	}()
-	return f()
 }

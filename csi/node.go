@@ -11,6 +11,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/bpfvol/bpfvol/internal/node"
+	"github.com/bpfvol/bpfvol/internal/panics"
 )
 
 // errNotReady answers calls that come before recovery is done.
@@ -62,13 +63,13 @@ func (s *Server) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolu
 // publish undoes a publish that panicked: the code of a panic is final, and after a final code kubelet forgets the
 // volume and never unpublishes it.
 func (s *Server) publish(ctx context.Context, req node.Request) error {
-	err := protect(func() error { return s.opts.Engine.Publish(ctx, req) })
-	if !errors.As(err, new(*panicError)) {
+	err := panics.Catch(func() error { return s.opts.Engine.Publish(ctx, req) })
+	if !errors.As(err, new(*panics.Error)) {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	undo := protect(func() error { return s.opts.Engine.Unpublish(ctx, req.VolumeID, req.Target) })
+	undo := panics.Catch(func() error { return s.opts.Engine.Unpublish(ctx, req.VolumeID, req.Target) })
 	if undo != nil {
 		return fmt.Errorf("%w: %w; after: %w", node.ErrTeardown, undo, err)
 	}

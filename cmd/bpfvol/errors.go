@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/bpfvol/bpfvol/internal/panics"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
@@ -35,6 +36,9 @@ func report(stderr io.Writer, err error) int {
 	var h *hintedError
 	for inner := err; errors.As(inner, &h); inner = h.error {
 		fmt.Fprintf(stderr, "  hint: %s\n", h.hint)
+	}
+	if p, ok := errors.AsType[*panics.Error](err); ok {
+		fmt.Fprintf(stderr, "%s", p.Stack)
 	}
 	if errors.As(err, new(*usageError)) {
 		return 2

@@ -26,6 +26,7 @@ var floors = map[string]int{
 	"api/v1alpha1":           0,
 	"internal/volume":        0,
 	"internal/kernelstate":   0,
+	"internal/panics":        0,
 	"bpf":                    0,
 	"internal/image":         1,
 	"verify":                 2,

@@ -12,7 +12,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote"
@@ -69,7 +68,7 @@ func (r *Root) object(ctx context.Context) (Object, error) {
 		return Object{}, err
 	}
 	blobs := make([][]byte, len(layers))
-	g, gctx := errgroup.WithContext(ctx)
+	g, gctx := newGroup(ctx)
 	g.SetLimit(4)
 	g.Go(func() (err error) {
 		o.Labels, err = r.labels(gctx, m)

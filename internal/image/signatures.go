@@ -14,7 +14,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote"
 
@@ -91,7 +90,7 @@ func (r *Root) findSignatures(ctx context.Context) (sources, error) {
 	var s sources
 	var listed []ocispec.Descriptor
 	var unheard [2]error // of a registry whose mirror has none
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := newGroup(ctx)
 	look := func(unheard *error, op func(context.Context, *remote.Repository) (found bool, err error)) {
 		g.Go(func() error {
 			answered := false
@@ -190,7 +189,7 @@ func mayHoldSignature(d ocispec.Descriptor) bool {
 // collect reads the signatures out of their manifests: first what there is, then as much of it as may be in memory.
 func (r *Root) collect(ctx context.Context, s sources) ([]Signature, error) {
 	found := make([][]material, 1+len(s.referrers))
-	g, gctx := errgroup.WithContext(ctx)
+	g, gctx := newGroup(ctx)
 	g.SetLimit(8)
 	if s.tagged != nil {
 		g.Go(func() (err error) {
@@ -210,7 +209,7 @@ func (r *Root) collect(ctx context.Context, s sources) ([]Signature, error) {
 	all := slices.Concat(found...)
 	all = within(all[:min(len(all), r.store.limits.Signatures)], r.store.limits.AllSignatures, material.size)
 	sigs := make([]Signature, len(all))
-	g, gctx = errgroup.WithContext(ctx)
+	g, gctx = newGroup(ctx)
 	g.SetLimit(8)
 	for i, m := range all {
 		g.Go(func() (err error) {

@@ -11,6 +11,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/bpfvol/bpfvol/internal/panics"
 )
 
 // Options say where a Store keeps images and whom it may ask. The zero value of each field but Dir has a default.
@@ -126,7 +128,10 @@ func once[T any](ctx context.Context, s *Store, fn func(context.Context) (T, err
 			defer s.wg.Done()
 			ctx, cancel := context.WithTimeout(s.ctx, s.limits.Timeout)
 			defer cancel()
-			c.value, c.err = held(s, func() (any, error) { return fn(ctx) })
+			c.err = panics.Catch(func() (err error) {
+				c.value, err = held(s, func() (any, error) { return fn(ctx) })
+				return err
+			})
 			s.mu.Lock()
 			delete(s.calls, name)
 			s.mu.Unlock()

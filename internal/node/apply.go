@@ -16,6 +16,7 @@ import (
 
 	"github.com/bpfvol/bpfvol/dispatcher"
 	"github.com/bpfvol/bpfvol/internal/hook"
+	"github.com/bpfvol/bpfvol/internal/panics"
 	"github.com/bpfvol/bpfvol/internal/podfs"
 	"github.com/bpfvol/bpfvol/internal/volume"
 	"github.com/bpfvol/bpfvol/loader"
@@ -58,9 +59,11 @@ func (e *Engine) apply(ctx context.Context, name string, v *decided, rec *Record
 	// Building what the pod will see leaves nothing behind, and attaching mostly waits for the kernel.
 	var tree *podfs.Tree
 	var building errgroup.Group
-	building.Go(func() (err error) {
-		tree, err = podfs.Build(ctx, content, podfs.Options{Types: e.types, Root: e.opts.TargetRoot})
-		return err
+	building.Go(func() error {
+		return panics.Catch(func() (err error) {
+			tree, err = podfs.Build(ctx, content, podfs.Options{Types: e.types, Root: e.opts.TargetRoot})
+			return err
+		})
 	})
 	err = e.attachAll(ctx, name, v.members, coll)
 	err = errors.Join(err, building.Wait())
