@@ -135,6 +135,20 @@ func TestCredentialsAreTriedInOrder(t *testing.T) {
 	pull(t, store, ref, image.PullOptions{Keyring: keyring{reg.Host: {bad}}})
 }
 
+// A public image is pulled by who has only logins that are wrong: the last try is without any.
+func TestWithoutCredentialsComesLast(t *testing.T) {
+	reg := imagetest.Start(t)
+	imagetest.PushImage(t, reg.Host, "acme/count", "v1", bpf.Count())
+	tokens := imagetest.StartTokenServer(t, nil)
+	tokens.Open = true
+	reg.Intercept(tokens.Guard())
+	wrong := keyring{reg.Host: {{Username: "old", Password: "secret"}, {Username: "older", Password: "secret"}}}
+	pull(t, imagetest.Store(t, reg.Host, tokens.Host), imagetest.Reference(t, reg.Host+"/acme/count:v1"), image.PullOptions{Keyring: wrong})
+	if got, want := tokens.Asked(), []string{"old", "older", ""}; !slices.Equal(got[:min(3, len(got))], want) {
+		t.Errorf("tokens were asked for by %q, want %q first", got, want)
+	}
+}
+
 // A registry that redirects is followed, but takes no credentials along.
 func TestRedirectTakesNoCredentials(t *testing.T) {
 	reg, other := imagetest.Start(t), imagetest.Start(t)
