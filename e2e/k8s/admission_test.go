@@ -300,8 +300,14 @@ func TestExamplesWorkTogether(t *testing.T) {
 	c.ServiceAccount(t, "demo", "counter")
 	c.ServiceAccount(t, "demo", "default")
 	deploy := filepath.Join(folder(), "../../deploy")
-	c.Kubectl(t, "apply", "-f", filepath.Join(deploy, "examples"), "-f", filepath.Join(deploy, "admission"))
+	c.Kubectl(t, "create", "namespace", "bpfvol-system")
+	for _, manifests := range []string{"csidriver.yaml", "rbac.yaml", "examples", "admission"} {
+		c.Kubectl(t, "apply", "-f", filepath.Join(deploy, manifests))
+	}
 	c.await(t, driver)
+	if got := c.Kubectl(t, "get", "csidriver", driver, "-o", "jsonpath={.spec.podInfoOnMount}"); got != "true" {
+		t.Errorf("podInfoOnMount of the driver: %s", got)
+	}
 	for account, want := range map[string]int{"counter": http.StatusCreated, "default": http.StatusUnprocessableEntity} {
 		status, message := c.post(t, "demo", "Pod", pod(account, csiVolume(driver, map[string]string{"image": "ghcr.io/acme/count:v1"})))
 		if status != want {
