@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"math/bits"
+	"os"
 	"runtime"
 	"slices"
 
@@ -70,30 +71,42 @@ func helpers(insns asm.Instructions) []string {
 
 // Sizes of what the kernel keeps beside keys and values, from kernel/bpf of Linux 6.18 on 64 bits.
 const (
-	mapHeader    = 512 // struct bpf_htab, bpf_array and their like, rounded up
-	hashElement  = 48  // struct htab_elem
-	hashBucket   = 16  // struct bucket
-	lpmNode      = 48  // struct lpm_trie_node
-	stackElement = 32  // struct stack_map_bucket and the pointer to it
-	ringPages    = 4   // of struct bpf_ringbuf beside the data
+	mapHeader    = 1024 // struct bpf_htab, bpf_array and their like, with what they keep for each CPU, rounded up
+	hashElement  = 48   // struct htab_elem
+	hashBucket   = 16   // struct bucket
+	lpmNode      = 48   // struct lpm_trie_node
+	stackElement = 32   // struct stack_map_bucket and the pointer to it
+	ringPages    = 4    // of struct bpf_ringbuf beside the data
+	listNode     = 8    // struct llist_node, before what bpf_mem_alloc hands out
+)
+
+// Flags of maps that decide where their memory comes from (linux/bpf.h).
+const (
+	noPrealloc = 1 << 0
+	mmapable   = 1 << 10
 )
 
 // mapBytes estimates the kernel memory of a full map, from above. It saturates rather than overflows.
 func mapBytes(m *ebpf.MapSpec, cpus uint64) uint64 {
 	n := uint64(m.MaxEntries)
 	key, value := roundUp(m.KeySize), roundUp(m.ValueSize)
-	var each uint64
+	var each, extra uint64
 	switch m.Type {
-	case ebpf.Array, ebpf.Queue, ebpf.Stack:
+	case ebpf.Array:
 		each = value
+		if m.Flags&mmapable != 0 { // whole pages, and one for struct bpf_array
+			extra = 2 * uint64(os.Getpagesize())
+		}
+	case ebpf.Queue, ebpf.Stack:
+		each, n = value, add(n, 1) // one is always free
 	case ebpf.ProgramArray, ebpf.ArrayOfMaps, ebpf.CGroupArray, ebpf.XSKMap, ebpf.SockMap, ebpf.ReusePortSockArray:
 		each = 8 // a pointer
 	case ebpf.PerCPUArray:
 		each = 8 + mul(value, cpus)
 	case ebpf.Hash, ebpf.LRUHash, ebpf.HashOfMaps:
-		each, n = hashElement+2*hashBucket+key+value, add(n, cpus) // one spare element for each CPU
+		each, n = 2*hashBucket+element(m, key+value), add(n, cpus) // one spare element for each CPU
 	case ebpf.PerCPUHash, ebpf.LRUCPUHash:
-		each, n = hashElement+2*hashBucket+key+8+mul(value, cpus), add(n, cpus)
+		each, n = 2*hashBucket+element(m, key+8)+mul(value, cpus), add(n, cpus)
 	case ebpf.LPMTrie:
 		each = 2 * (lpmNode + key + value) // with inner nodes
 	case ebpf.StackTrace:
@@ -110,11 +123,21 @@ func mapBytes(m *ebpf.MapSpec, cpus uint64) uint64 {
 		// Storage of sockets, tasks, inodes and cgroups has no size: it is counted for one of them.
 		each, n = 64+key+value, max(n, 1)
 	}
-	total := add(mul(each, n), mapHeader)
+	total := add(mul(each, n), mapHeader+extra)
 	if m.InnerMap != nil { // made as a pattern, and gone when the outer map is there
 		total = add(total, mapBytes(m.InnerMap, cpus))
 	}
 	return total
+}
+
+// element is what an entry of a hash table takes. One that is made when it is needed comes from a slab, whose objects have
+// the size of a power of two.
+func element(m *ebpf.MapSpec, keyAndValue uint64) uint64 {
+	size := hashElement + keyAndValue
+	if m.Flags&noPrealloc != 0 {
+		size = 1 << bits.Len64(size+listNode-1)
+	}
+	return size
 }
 
 // roundUp rounds to the 8 bytes that the kernel aligns keys and values to.

@@ -212,6 +212,12 @@ func TestMapBytesAreNearTheKernels(t *testing.T) {
 		{Type: ebpf.StackTrace, KeySize: 4, ValueSize: 1016, MaxEntries: 1024},
 		{Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: 1024},
 		{Type: ebpf.Queue, ValueSize: 16, MaxEntries: 1000},
+		{Type: ebpf.Queue, ValueSize: 1 << 20, MaxEntries: 1},
+		{Type: ebpf.Stack, ValueSize: 1 << 20, MaxEntries: 1},
+		{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1, Flags: mmapable},
+		{Type: ebpf.Hash, KeySize: 1, ValueSize: 1, MaxEntries: 1},
+		{Type: ebpf.PerCPUHash, KeySize: 1, ValueSize: 1, MaxEntries: 1<<16 + 1},
+		{Type: ebpf.LRUCPUHash, KeySize: 1, ValueSize: 1, MaxEntries: 1<<16 + 1},
 	} {
 		m, err := ebpf.NewMap(spec)
 		if err != nil {
@@ -244,6 +250,16 @@ func memlock(t *testing.T, m *ebpf.Map) uint64 {
 	}
 	t.Fatal("no memlock in fdinfo")
 	return 0
+}
+
+// What is allocated when it is needed comes from slabs of powers of two. fdinfo does not tell, /proc/slabinfo does.
+func TestMapBytesCountTheRestOfASlab(t *testing.T) {
+	for _, tt := range []struct{ value, slab uint32 }{{8, 96}, {456, 1024}, {968, 2048}} {
+		spec := &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: tt.value, MaxEntries: 10_000, Flags: noPrealloc}
+		if got, want := mapBytes(spec, 1), uint64(tt.slab)*10_000; got < want {
+			t.Errorf("values of %d bytes: estimated %d bytes, the slabs take %d", tt.value, got, want)
+		}
+	}
 }
 
 // The kernel wants a map like those that a map of maps will hold, and makes it for a moment.
