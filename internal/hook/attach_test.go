@@ -348,7 +348,7 @@ func TestAttachErrorsLeaveNothing(t *testing.T) {
 		{ebpf.TracePoint, &volume.SKLookup{}, "program is of type TracePoint, the hook needs SkLookup"},
 		{ebpf.TracePoint, &volume.Netkit{Interfaces: []string{"lo"}}, "program is of type TracePoint, the hook needs SchedCLS"},
 		{ebpf.XDP, &volume.XDP{Interfaces: []string{"lo"}}, "xdp: its programs share a point; package dispatcher attaches them"},
-		{ebpf.Kprobe, &volume.Uprobe{Path: "/etc/passwd", Symbol: "root"}, "bad magic number"},
+		{ebpf.Kprobe, &volume.Uprobe{Path: "/etc/passwd", Symbol: "root"}, "not an ELF file; name an executable"},
 		{ebpf.Kprobe, &volume.Uprobe{Path: "/etc", Symbol: "root"}, "not a regular file"},
 		{ebpf.Kprobe, &volume.Uprobe{Path: "/bin/sh"}, "neither symbol nor offset given"},
 		{ebpf.Kprobe, &volume.Uprobe{Path: libc(t), Symbol: "malloc", Offset: 1 << 20}, "outside its"},

@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -117,12 +119,12 @@ func TestUprobeInsideAFunction(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	symbols, err := functions(file)
-	if err != nil {
-		t.Fatal(err)
+	malloc, found, _, err := findFunction(file, "malloc")
+	if err != nil || !found {
+		t.Fatalf("malloc found: %v, error %v", found, err)
 	}
 	code := make([]byte, 4)
-	if _, err := file.ReadAt(code, int64(symbols["malloc"].offset)); err != nil {
+	if _, err := file.ReadAt(code, int64(malloc.offset)); err != nil {
 		t.Fatal(err)
 	}
 	var second uint64 // where the second instruction begins
@@ -151,12 +153,12 @@ func TestUprobeAtOffsetInFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	symbols, err := functions(file)
-	if err != nil {
-		t.Fatal(err)
+	malloc, found, _, err := findFunction(file, "malloc")
+	if err != nil || !found {
+		t.Fatalf("malloc found: %v, error %v", found, err)
 	}
 	prog, runs := counter(t, ebpf.Kprobe, 0)
-	attach(t, prog, &volume.Uprobe{Path: libc(t), Offset: symbols["malloc"].offset})
+	attach(t, prog, &volume.Uprobe{Path: libc(t), Offset: malloc.offset})
 	useLibc(t, place{})
 	if n, _ := runsOf(t, runs); n == 0 {
 		t.Error("the program did not run")
@@ -180,7 +182,7 @@ func TestMalformedBinaryIsAnError(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer file.Close()
-		_, err = functions(file)
+		_, _, _, err = findFunction(file, "malloc")
 		return err
 	}
 	for _, n := range []int{0, 3, 16, 63, 64, 100, 1000, len(good) / 2, len(good) - 1} {
@@ -198,6 +200,85 @@ func TestMalformedBinaryIsAnError(t *testing.T) {
 	}
 	if err := try(huge); err == nil || !strings.Contains(err.Error(), "over the limit") {
 		t.Errorf("a symbol table of 1 TiB: error is %v, want over the limit", err)
+	}
+}
+
+// The tables are read by our own code, so a reader that holds them says the same.
+func TestFunctionsAreWhereTheSymbolTableSays(t *testing.T) {
+	file, err := os.Open(libc(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	f, err := elf.NewFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	symbols, err := f.DynamicSymbols()
+	if err != nil {
+		t.Fatal(err)
+	}
+	times := map[string]int{} // of one name are several versions
+	for _, s := range symbols {
+		times[s.Name]++
+	}
+	checked := 0
+	for _, s := range symbols {
+		if elf.ST_TYPE(s.Info) != elf.STT_FUNC || s.Section == elf.SHN_UNDEF || times[s.Name] > 1 || checked == 200 {
+			continue
+		}
+		checked++
+		code, found, _, err := findFunction(file, s.Name)
+		if err != nil || !found || code.size != s.Size {
+			t.Errorf("%s of %d bytes: got %+v, found: %v, error %v", s.Name, s.Size, code, found, err)
+			continue
+		}
+		text := f.Section(".text")
+		if want := s.Value - text.Addr + text.Offset; s.Value >= text.Addr && s.Value < text.Addr+text.Size && code.offset != want {
+			t.Errorf("%s: at %#x in the file, want %#x", s.Name, code.offset, want)
+		}
+	}
+	if checked < 100 {
+		t.Errorf("only %d functions were looked up", checked)
+	}
+}
+
+// A file with holes has any size at no cost to who made it.
+func TestHugeTablesTakeNoMemory(t *testing.T) {
+	const huge = 240 << 20 // whole symbols
+	good, err := os.ReadFile(libc(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := elf.NewFile(bytes.NewReader(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	symbols := slices.IndexFunc(f.Sections, func(s *elf.Section) bool { return s.Type == elf.SHT_DYNSYM })
+	for what, section := range map[string]int{
+		"symbols": symbols, "names of symbols": int(f.Sections[symbols].Link),
+		"names of sections": int(binary.LittleEndian.Uint16(good[62:])), // e_shstrndx (elf(5))
+	} {
+		content := bytes.Clone(good)
+		header := content[binary.LittleEndian.Uint64(content[40:])+uint64(section)*64:]
+		binary.LittleEndian.PutUint64(header[24:], uint64(len(good)))
+		binary.LittleEndian.PutUint64(header[32:], huge)
+		path := filepath.Join(t.TempDir(), "elf")
+		if err := errors.Join(os.WriteFile(path, content, 0o600), os.Truncate(path, int64(len(good))+huge)); err != nil {
+			t.Fatal(err)
+		}
+		file, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, found, _, err := findFunction(file, "malloc")
+		runtime.ReadMemStats(&after)
+		file.Close()
+		if took := after.TotalAlloc - before.TotalAlloc; took > 16<<20 || found {
+			t.Errorf("%s of %d bytes: took %d bytes of memory, found: %v, error %v", what, huge, took, found, err)
+		}
 	}
 }
 

@@ -3,7 +3,6 @@
 package hook
 
 import (
-	"debug/elf"
 	"errors"
 	"fmt"
 	"os"
@@ -94,16 +93,11 @@ func probeOffset(file *os.File, h *volume.Uprobe) (uint64, error) {
 		}
 		return h.Offset, nil
 	}
-	symbols, err := functions(file)
+	sym, ok, names, err := findFunction(file, h.Symbol)
 	if err != nil {
 		return 0, unfit("binary %s: %v; name an executable or a shared library", quote(h.Path), err)
 	}
-	sym, ok := symbols[h.Symbol]
 	if !ok {
-		names := make([]string, 0, len(symbols))
-		for name := range symbols {
-			names = append(names, name)
-		}
 		if len(names) == 0 {
 			return 0, &worded{fmt.Sprintf("binary %s: has no function symbols; give an offset in the file", quote(h.Path)), []error{ErrMissing}}
 		}
@@ -113,56 +107,4 @@ func probeOffset(file *os.File, h *volume.Uprobe) (uint64, error) {
 		return 0, unfit("symbol %s: offset %d is outside its %d bytes; choose a smaller one", quote(h.Symbol), h.Offset, sym.size)
 	}
 	return sym.offset + h.Offset, nil
-}
-
-// function is where in a file a function's code is.
-type function struct{ offset, size uint64 }
-
-// maxSymbolBytes bounds a symbol or string table; the largest of Chromium's binaries has less.
-const maxSymbolBytes = 512 << 20
-
-// functions reads the function symbols of an executable or shared library. Functions of other libraries, which have no
-// code here, and those that choose their code at start (IFUNC) are not among them.
-func functions(file *os.File) (_ map[string]function, err error) {
-	// The file may be anyone's, and debug/elf has panicked on malformed ones.
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("malformed ELF: %v", r)
-		}
-	}()
-	f, err := elf.NewFile(file)
-	if err != nil {
-		return nil, err
-	}
-	if f.Type != elf.ET_EXEC && f.Type != elf.ET_DYN {
-		return nil, fmt.Errorf("ELF file is %s, neither an executable nor a shared library", f.Type)
-	}
-	for _, s := range f.Sections {
-		if (s.Type == elf.SHT_SYMTAB || s.Type == elf.SHT_DYNSYM || s.Type == elf.SHT_STRTAB) && s.Size > maxSymbolBytes {
-			return nil, fmt.Errorf("section %s of %d bytes is over the limit of %d", quote(s.Name), s.Size, maxSymbolBytes)
-		}
-	}
-	dynamic, err := f.DynamicSymbols()
-	if err != nil && !errors.Is(err, elf.ErrNoSymbols) {
-		return nil, err
-	}
-	static, err := f.Symbols()
-	if err != nil && !errors.Is(err, elf.ErrNoSymbols) {
-		return nil, err
-	}
-	found := map[string]function{}
-	for _, s := range append(dynamic, static...) {
-		if elf.ST_TYPE(s.Info) != elf.STT_FUNC || s.Section == elf.SHN_UNDEF {
-			continue
-		}
-		// Symbols hold virtual addresses, in position independent code from 0 on. The kernel wants the place in the
-		// file: the segment that is mapped there says how far apart the two are.
-		for _, p := range f.Progs {
-			if p.Type == elf.PT_LOAD && p.Flags&elf.PF_X != 0 && s.Value >= p.Vaddr && s.Value-p.Vaddr < p.Filesz {
-				found[s.Name] = function{offset: s.Value - p.Vaddr + p.Off, size: s.Size}
-				break
-			}
-		}
-	}
-	return found, nil
 }
