@@ -20,6 +20,7 @@ const (
 	maxSymtab       = 4 << 20
 	maxRelocations  = 8 << 20
 	maxBTF          = 8 << 20
+	maxTypes        = 1 << 13  // of BTF: see checkTypes
 	maxData         = 32 << 20 // all data sections together, .bss included
 	maxCode         = 8 << 20  // all programs together: a million instructions
 	maxPrograms     = 512
@@ -79,6 +80,9 @@ func checkELF(object []byte) error {
 	}
 	sizes, err := checkSections(file)
 	if err != nil {
+		return err
+	}
+	if err := checkTypes(file); err != nil {
 		return err
 	}
 	return checkSymbols(file, sizes)
