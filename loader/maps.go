@@ -105,6 +105,11 @@ func (n needed) addMap(spec *ebpf.CollectionSpec, name string) error {
 	if m == nil {
 		return invalid("object: a program uses map %s, which is not in the object", quote(name))
 	}
+	if m.Type == ebpf.StructOpsMap {
+		// Shown in a pod, it could be made a link by who has no privilege (kernel/bpf/syscall.c, link_create): a scheduler or
+		// congestion control of the whole node, and no hook of a policy.
+		return invalid("map %s: operations of the kernel (struct_ops) cannot be shown; leave it out of maps", quote(name))
+	}
 	n.maps[name] = m
 	for _, kv := range m.Contents {
 		inner, ok := kv.Value.(string)

@@ -68,3 +68,19 @@ func TestObjectCannotNameKernelObjectsByNumber(t *testing.T) {
 		t.Error("a number with a symbol of something else passes")
 	}
 }
+
+// A map of operations is half of an attachment, and whoever opens it can make the other half.
+func TestOperationsOfTheKernelAreNotShown(t *testing.T) {
+	object := bpftest.Clang(t, `
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+char L[] SEC("license") = "GPL";
+struct sched_ext_ops { int timeout_ms; char name[128]; };
+SEC(".struct_ops.link") struct sched_ext_ops ops = { .timeout_ms = 1, .name = "slow" };
+SEC("xdp") int p(void *ctx) { return 2; }`)
+	_, err := parse(object, volume.Spec{Attach: attach(t, "{program: p, xdp: eth0}"), Maps: []volume.MapRef{{Name: "ops"}}})
+	wantError(t, err, ErrInvalid, `map "ops": operations of the kernel (struct_ops) cannot be shown; leave it out of maps`)
+	if _, err := parse(object, volume.Spec{Attach: attach(t, "{program: p, xdp: eth0}")}); err != nil {
+		t.Errorf("without: %v", err)
+	}
+}
