@@ -55,13 +55,14 @@ func TestFullTracepointSaysSo(t *testing.T) {
 }
 
 // Opening some files is not harmless: a FIFO blocks until somebody writes to it, a watchdog device starts counting down.
+// /proc/kmsg, which says to be a regular file, gives each message of the kernel to one reader alone.
 func TestUprobeOpensOnlyRegularFiles(t *testing.T) {
 	prog, _ := counter(t, ebpf.Kprobe, 0)
 	fifo := filepath.Join(t.TempDir(), "fifo")
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{fifo, "/dev/null", "/etc"} {
+	for _, path := range []string{fifo, "/dev/null", "/etc", "/proc/kmsg"} {
 		failed := make(chan error, 1)
 		go func() {
 			_, err := Attach(prog, &volume.Uprobe{Path: path, Symbol: "main"})

@@ -51,7 +51,8 @@ func attachUprobe(prog *ebpf.Program, h *volume.Uprobe) (link.Link, error) {
 }
 
 // openRegular opens a file that exists and is a regular one. It looks before it opens: opening a FIFO waits for a writer,
-// and opening a device can do anything.
+// and opening a device can do anything. What the kernel makes up as it is read has no size: its log, for example, goes to
+// one reader alone.
 func openRegular(path string) (*os.File, error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if notThere(err) {
@@ -64,7 +65,7 @@ func openRegular(path string) (*os.File, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, fmt.Errorf("binary %s: %w", quote(path), err)
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size == 0 {
 		return nil, unfit("binary %s: not a regular file; name an executable or a shared library", quote(path))
 	}
 	file, err := os.Open(ownFile(fd))
