@@ -71,6 +71,7 @@ var elsewhere = map[string]string{
 	`program "<program>": <point>: program "<program>": the kernel refuses it as a component of libxdp's dispatcher: "<reason>": not supported`:                        "internal/libxdp: TestLoadErrorIsTheVerifiersLastWord",
 	`program "<program>": <point>: libxdp's protocol: not supported: the kernel refuses freplace programs (<why>); use the fused dispatcher`:                           "internal/libxdp: TestRefusalSaysWhatToDo",
 	`image <image>: policy "<policy>" does not name subject "<namespace/serviceaccount>", as namespace "local" means users of the command line; use another namespace`: "verify: TestPodInTheNamespaceOfTheCommandLineIsToldWhy",
+	`map "<map>": operations of the kernel (struct_ops) cannot be shown; leave it out of maps`:                                                                         "loader: TestOperationsOfTheKernelAreNotShown",
 	`load: <problem>; see bpfvol doctor`: "loader: TestKconfigIsFilledIn",
 	`<anything else>`:                    "csi: TestCodes",
 }

@@ -18,7 +18,7 @@ const (
 	maxSymbolBytes = 512 << 20 // of one table, which is how long a search may take
 	maxCode        = 64        // segments with code; linkers make one or two
 	maxNamesakes   = 1 << 16   // times that a name may stand in a string table
-	maxSuggested   = 1 << 14   // functions that a mistyped name is compared with
+	maxSuggested   = 1 << 16   // functions that a mistyped name is compared with; bpfvol itself has half of that
 	maxSymbolName  = 128       // bytes of one of those
 )
 
