@@ -96,6 +96,9 @@ func document() string {
 	p("Limits: %d KiB for all attributes together, %d attachments, %d interfaces of one attachment, %d maps, %d variables.",
 		maxAttributes>>10, maxAttach, maxInterfaces, maxMaps, maxVariables)
 	p("")
+	p("An image of a registry that wants a login needs a Secret beside the attributes: `nodePublishSecretRef`, see")
+	p("[registries.md](registries.md#credentials).")
+	p("")
 	p("## attach")
 	p("")
 	p("Each entry has a `program` and one of the hooks below. A hook is a map; where a short form is shown, that string may")
