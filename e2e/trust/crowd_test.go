@@ -16,6 +16,15 @@ import (
 	"github.com/bpfvol/bpfvol/internal/image"
 )
 
+// crowd is n volumes of one image.
+func crowd(r repository, n int) []*nodetest.Volume {
+	volumes := make([]*nodetest.Volume, n)
+	for i := range volumes {
+		volumes[i] = r.volume(":v1", nil)
+	}
+	return volumes
+}
+
 // together calls f for each volume at once.
 func together(volumes []*nodetest.Volume, f func(i int, v *nodetest.Volume) error) []error {
 	errs := make([]error, len(volumes))
@@ -27,26 +36,39 @@ func together(volumes []*nodetest.Volume, f func(i int, v *nodetest.Volume) erro
 	return errs
 }
 
+// tearDown takes all volumes away at once.
+func tearDown(t *testing.T, volumes []*nodetest.Volume) {
+	t.Helper()
+	for i, err := range together(volumes, func(_ int, v *nodetest.Volume) error { return v.TearDown(t.Context()) }) {
+		if err != nil {
+			t.Errorf("volume %d: %v", i, err)
+		}
+	}
+}
+
+// wantNothingAskedTwice looks at the requests since the last look.
+func (n *node) wantNothingAskedTwice(t *testing.T) {
+	t.Helper()
+	asked := n.Requests()
+	if unique := slices.Compact(slices.Sorted(slices.Values(asked))); len(asked) != len(unique) {
+		t.Errorf("the registry got %d requests, of which %d are different:\n%s", len(asked), len(unique), strings.Join(asked, "\n"))
+	}
+}
+
 // Fifty pods that come at once, on a node that does not know the image, are one pull: no document is asked for twice.
 func fiftyAtOnce(t *testing.T, n *node) {
 	r := n.repository(release + "/fifty")
 	d := pushParts(image.FormatTag)(t, r)
 	r.sign(t, releaseKey(), d, image.FormatBundle)
 	before := n.snapshot(t)
-	volumes := make([]*nodetest.Volume, 50)
-	for i := range volumes {
-		volumes[i] = r.volume(":v1", nil)
-	}
+	volumes := crowd(r, 50)
 	n.Requests()
 	for i, err := range together(volumes, func(_ int, v *nodetest.Volume) error { return v.SetUp(t.Context()) }) {
 		if err != nil {
 			t.Errorf("volume %d: %v", i, err)
 		}
 	}
-	asked := n.Requests()
-	if unique := slices.Compact(slices.Sorted(slices.Values(asked))); len(asked) != len(unique) {
-		t.Errorf("the registry got %d requests, of which %d are different:\n%s", len(asked), len(unique), strings.Join(asked, "\n"))
-	}
+	n.wantNothingAskedTwice(t)
 	for i, v := range volumes {
 		if t.Failed() {
 			break
@@ -55,11 +77,7 @@ func fiftyAtOnce(t *testing.T, n *node) {
 			n.wantRuns(t, v, d)
 		}
 	}
-	for i, err := range together(volumes, func(_ int, v *nodetest.Volume) error { return v.TearDown(t.Context()) }) {
-		if err != nil {
-			t.Errorf("volume %d: %v", i, err)
-		}
-	}
+	tearDown(t, volumes)
 	n.wantNothing(t, before)
 }
 
@@ -68,10 +86,7 @@ func oneOfManyGivesUp(t *testing.T, n *node) {
 	r := n.repository(release + "/givesup")
 	d := pushParts(image.FormatTag)(t, r)
 	before := n.snapshot(t)
-	volumes := make([]*nodetest.Volume, 10)
-	for i := range volumes {
-		volumes[i] = r.volume(":v1", nil)
-	}
+	volumes := crowd(r, 10)
 	asked, release := make(chan struct{}, 100), make(chan struct{})
 	n.InterceptFor(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		asked <- struct{}{}
@@ -97,16 +112,9 @@ func oneOfManyGivesUp(t *testing.T, n *node) {
 			t.Errorf("volume %d: %v", i, err)
 		}
 	}
-	requests := n.Requests()
-	if unique := slices.Compact(slices.Sorted(slices.Values(requests))); len(requests) != len(unique) {
-		t.Errorf("the registry got %d requests, of which %d are different", len(requests), len(unique))
-	}
+	n.wantNothingAskedTwice(t)
 	n.wantRuns(t, volumes[1], d)
-	for i, err := range together(volumes, func(_ int, v *nodetest.Volume) error { return v.TearDown(t.Context()) }) {
-		if err != nil {
-			t.Errorf("volume %d: %v", i, err)
-		}
-	}
+	tearDown(t, volumes)
 	n.wantNothing(t, before)
 }
 
@@ -115,10 +123,7 @@ func killedWhilePulling(t *testing.T, n *node) {
 	r := n.repository(release + "/killed")
 	d := pushParts(image.FormatTag)(t, r)
 	before := n.snapshot(t)
-	volumes := make([]*nodetest.Volume, 10)
-	for i := range volumes {
-		volumes[i] = r.volume(":v1", nil)
-	}
+	volumes := crowd(r, 10)
 	asked := make(chan struct{}, 1000)
 	n.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		if !strings.Contains(r.URL.Path, "/blobs/") {

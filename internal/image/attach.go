@@ -30,7 +30,7 @@ func (s *Store) attach(ctx context.Context, ref Reference, sig Signature) error 
 	if ref.Digest == "" {
 		return fmt.Errorf("%w: a signature is for a digest; write %s@sha256:<hex>", ErrReference, ref.Name())
 	}
-	here, found, err := s.layout.find(ref.Name() + "@" + ref.Digest.String())
+	here, found, err := s.layout.find(cacheName(ref))
 	if err != nil {
 		return err
 	}

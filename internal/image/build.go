@@ -78,19 +78,18 @@ func (s *Store) build(ref Reference, objects []BuildInput, opts BuildOptions) (o
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	byDigest := ref
-	byDigest.Digest = root.Digest
+	byDigest := digestName(ref, root.Digest)
 	err = s.layout.update(func(index *ocispec.Index) bool {
-		if i := named(index, cacheName(byDigest)); i >= 0 && !isLocal(index.Manifests[i]) {
+		if i := named(index, byDigest); i >= 0 && !isLocal(index.Manifests[i]) {
 			return set(index, cacheName(ref), root, false) // a registry has these very bytes
 		}
-		set(index, cacheName(byDigest), root, true)
+		set(index, byDigest, root, true)
 		return set(index, cacheName(ref), root, true) || true
 	})
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	return root, s.proofs.addLocal(cacheName(byDigest)) // also when it has been pushed
+	return root, s.proofs.addLocal(byDigest) // also when it has been pushed
 }
 
 // checkInput refuses an object that this package would refuse to read.

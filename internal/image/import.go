@@ -581,7 +581,7 @@ func (a *importing) keep(ctx context.Context, names map[digest.Digest][]Referenc
 		for _, i := range a.images {
 			for _, ref := range names[i.Digest] {
 				ref.Digest = ""
-				entries := []string{ref.Name() + "@" + i.Digest.String()}
+				entries := []string{digestName(ref, i.Digest)}
 				if ref.Tag != "" {
 					entries = append(entries, cacheName(ref))
 				}

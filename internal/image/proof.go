@@ -239,8 +239,8 @@ func (p *proofs) tidy(l *layout) error {
 // prove makes sure that whoever pulls by p may have an image of the cache: by the record, or else by asking the
 // registry with his own credentials. What cannot be asked is not proven.
 func (s *Store) prove(ctx context.Context, p *pull, ref Reference, d digest.Digest, policy volume.PullPolicy) (proof, error) {
-	ref.Digest = d
-	r, err := s.proofs.read(cacheName(ref))
+	image := digestName(ref, d)
+	r, err := s.proofs.read(image)
 	if err != nil || r.admits(p.hashes()) {
 		return r, err
 	}
@@ -257,7 +257,7 @@ func (s *Store) prove(ctx context.Context, p *pull, ref Reference, d digest.Dige
 	if err != nil {
 		return r, fmt.Errorf("cached for other credentials: %w", err)
 	}
-	return s.proofs.add(cacheName(ref), used)
+	return s.proofs.add(image, used)
 }
 
 // part returns bytes of the image: from the cache where the image's own repository has served them, else from there.
@@ -271,7 +271,7 @@ func (r *Root) part(ctx context.Context, d ocispec.Descriptor, most int64) ([]by
 	if r.pull == nil {
 		return nil, fmt.Errorf("%w: %s; pull or build it again", ErrNotCached, d.Digest)
 	}
-	s, image := r.store, r.Reference.Name()+"@"+r.Digest.String()
+	s, image := r.store, digestName(r.Reference, r.Digest)
 	var b []byte
 	err := s.inTurn(ctx, r.pull.name+"@"+d.Digest.String(), func() error {
 		now, err := s.proofs.read(image)

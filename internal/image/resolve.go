@@ -86,10 +86,13 @@ func (s *Store) resolve(ctx context.Context, p *pull, ref Reference, policy volu
 // cacheName is the entry of index.json under which a reference is found.
 func cacheName(ref Reference) string {
 	if ref.Digest != "" {
-		return ref.Name() + "@" + ref.Digest.String()
+		return digestName(ref, ref.Digest)
 	}
 	return ref.Name() + ":" + ref.Tag
 }
+
+// digestName is the entry of an image by its digest, whatever tag it was asked for; proofs are found by it, too.
+func digestName(ref Reference, d digest.Digest) string { return ref.Name() + "@" + d.String() }
 
 // fetchRoot gets target, a tag or a digest, from the registry and records what came.
 func (s *Store) fetchRoot(ctx context.Context, p *pull, ref Reference, policy volume.PullPolicy, target string) (*Root, error) {
@@ -116,10 +119,9 @@ func (s *Store) fetchRoot(ctx context.Context, p *pull, ref Reference, policy vo
 	if err := s.layout.put(root.Descriptor, root.Raw); err != nil {
 		return nil, err
 	}
-	byDigest := ref
-	byDigest.Digest = root.Digest
+	byDigest := digestName(ref, root.Digest)
 	err = s.layout.update(func(index *ocispec.Index) bool {
-		changed := set(index, cacheName(byDigest), root.Descriptor, false)
+		changed := set(index, byDigest, root.Descriptor, false)
 		if ref.Digest == "" {
 			changed = set(index, cacheName(ref), root.Descriptor, false) || changed
 		}
@@ -128,7 +130,7 @@ func (s *Store) fetchRoot(ctx context.Context, p *pull, ref Reference, policy vo
 	if err != nil {
 		return nil, err
 	}
-	root.proof, err = s.proofs.add(cacheName(byDigest), used)
+	root.proof, err = s.proofs.add(byDigest, used)
 	return root, err
 }
 
