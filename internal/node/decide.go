@@ -36,8 +36,12 @@ type member struct {
 // resolver finds the points of a hook: dispatcher.Resolve, but for dry runs.
 type resolver func(context.Context, volume.Hook) ([]dispatcher.Point, error)
 
-func pointsHere(_ context.Context, h volume.Hook) ([]dispatcher.Point, error) {
-	return dispatcher.Resolve(h)
+func (e *Engine) pointsHere(_ context.Context, h volume.Hook) (points []dispatcher.Point, err error) {
+	err = e.opts.Host.Do(func() (err error) {
+		points, err = dispatcher.Resolve(h)
+		return err
+	})
+	return points, err
 }
 
 // decide carries req through the stages that have no effect. The first result is nil unless the second one is Admitted.

@@ -26,7 +26,7 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 	if err != nil {
 		return err
 	}
-	if err := podfs.Check(req.Target, e.opts.TargetRoot); err != nil {
+	if err := e.opts.Host.Do(func() error { return podfs.Check(req.Target, e.opts.TargetRoot) }); err != nil {
 		return err
 	}
 	name := volume.FileName(req.VolumeID)
@@ -36,15 +36,24 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 	}
 	defer unlock()
 
-	done, err := e.alreadyPublished(ctx, name, req)
+	var done bool
+	err = e.opts.Host.Do(func() (err error) {
+		done, err = e.alreadyPublished(ctx, name, req)
+		return err
+	})
 	if done || err != nil {
 		return err
 	}
-	v, d := e.decide(ctx, req, spec, pointsHere)
+	v, d := e.decide(ctx, req, spec, e.pointsHere)
 	e.tell(ctx, d)
 	if d.Err != nil {
 		return d.Err
 	}
+	return e.opts.Host.Do(func() error { return e.carryOut(ctx, name, v, req) })
+}
+
+// carryOut makes the effects of a publish, or takes back what it made of them.
+func (e *Engine) carryOut(ctx context.Context, name string, v *decided, req Request) error {
 	rec := v.record(req)
 	if err := e.apply(ctx, name, v, rec); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownTimeout)

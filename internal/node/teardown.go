@@ -20,6 +20,10 @@ import (
 
 // Unpublish takes the volume away. It is idempotent: a volume that is not there is no error.
 func (e *Engine) Unpublish(ctx context.Context, id, target string) error {
+	return e.opts.Host.Do(func() error { return e.unpublish(ctx, id, target) })
+}
+
+func (e *Engine) unpublish(ctx context.Context, id, target string) error {
 	name := volume.FileName(id)
 	unlock, err := e.locks.try(name)
 	if err != nil {
