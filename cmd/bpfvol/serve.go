@@ -110,11 +110,11 @@ func (o *serveOptions) run(ctx context.Context) error {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryGoal)
 	}
-	inside := o.host != ""
-	if err := privilege.Drop(inside); err != nil {
+	inContainer := o.host != ""
+	if err := privilege.Drop(inContainer); err != nil {
 		return err
 	}
-	if lacks := privilege.Missing(inside); len(lacks) > 0 {
+	if lacks := privilege.Missing(inContainer); len(lacks) > 0 {
 		klog.FromContext(ctx).Error(nil, "capabilities are missing, so volumes will fail; see bpfvol doctor", "missing", privilege.Names(lacks))
 	}
 	policies, err := o.sourceOptions.open()

@@ -77,7 +77,8 @@ var homes = map[string][]string{
 	"github.com/vishvananda/netlink":              {"dispatcher", "internal/doctor", "internal/libxdp"},
 	"k8s.io/mount-utils":                          {"internal/doctor"},
 	"k8s.io/client-go":                            {"internal/cluster"},
-	"golang.org/x/sys/unix":                       {"dispatcher", "internal/doctor", "internal/hook", "internal/host", "internal/kernelstate", "internal/libxdp", "internal/netns", "internal/node", "internal/pin", "internal/podfs", "internal/podfs/mapjson"},
+	"golang.org/x/sys/unix":                       {"dispatcher", "internal/doctor", "internal/hook", "internal/host", "internal/kernelstate", "internal/libxdp", "internal/netns", "internal/node", "internal/pin", "internal/podfs", "internal/podfs/mapjson", "internal/privilege"},
+	"kernel.org/pub/linux/libs/security/libcap":   {"internal/privilege"},
 	"github.com/spf13/cobra":                      {"cmd/bpfvol"},
 	"github.com/prometheus/client_golang":         {"cmd/bpfvol"},
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package privilege says which capabilities the node plugin needs and why, and gives up all others. deploy gives a pod the
-// same list (TestChartGivesWhatIsNeeded); on a host, or in a privileged pod, the process starts with all of them.
+// Package privilege says which capabilities the node plugin needs and why, and gives up all others. A pod is given
+// the same list (TestDocumentGivesWhatIsNeeded); on a host, or in a privileged pod, the process starts with all of them.
 //
 // Invariants:
 //   - the daemon has these and no other, in no thread and in no set (TestDaemonKeepsOnlyWhatItNeeds);
@@ -22,23 +22,27 @@ import (
 type Capability struct {
 	Value cap.Value
 	Why   string
-	// Inside is for a node plugin that is not in the namespaces of its node.
-	Inside bool
+
+	inContainer bool // only a node plugin that is not in the namespaces of its node needs it
 }
 
-// Needed is every capability that the node plugin keeps.
-//
-// Not among them: CAP_BPF and CAP_PERFMON, since the kernel asks for these or CAP_SYS_ADMIN (bpf_token_capable and
-// perfmon_capable in include/linux/capability.h, kernel/bpf/token.c), and mounting takes the latter; CAP_FOWNER and
-// CAP_DAC_OVERRIDE, since what it writes is root's and so is it; CAP_DAC_READ_SEARCH, without which a binary that root may
-// not read cannot be probed, and which would let it read every file of the node; CAP_SYS_RESOURCE, which Linux before 5.11
-// wants for large maps.
-var Needed = []Capability{
+var needed = []Capability{
 	{Value: cap.SYS_ADMIN, Why: "mount volumes, load and find BPF programs, enter the node's namespaces"},
 	{Value: cap.NET_ADMIN, Why: "attach tc programs before Linux 6.6, by netlink"},
 	{Value: cap.SYS_PTRACE, Why: "open the namespaces of the node, and those that an interface moved to, in /proc"},
-	{Value: cap.SYS_CHROOT, Why: "enter the node's mount namespace, which has a root directory of its own", Inside: true},
+	{Value: cap.SYS_CHROOT, Why: "enter the node's mount namespace, which has a root directory of its own", inContainer: true},
 	{Value: cap.CHOWN, Why: "give a volume's files to the pod's fsGroup"},
+}
+
+// Needed returns every capability that the node plugin keeps. inContainer says that it is not in the namespaces of its node.
+//
+// Not among them: CAP_BPF and CAP_PERFMON, since the kernel asks for these or CAP_SYS_ADMIN (bpf_token_capable in
+// kernel/bpf/token.c, perfmon_capable in include/linux/capability.h), and mounting takes the latter; CAP_FOWNER and
+// CAP_DAC_OVERRIDE, since what it writes to is root's and so is it; CAP_DAC_READ_SEARCH, without which a binary that root may
+// not read cannot be probed, and with which it could read every file of the node; CAP_SYS_RESOURCE, which Linux before 5.11
+// wants for large maps.
+func Needed(inContainer bool) []Capability {
+	return slices.DeleteFunc(slices.Clone(needed), func(c Capability) bool { return c.inContainer && !inContainer })
 }
 
 // Names are the names of capabilities, as in capabilities(7).
@@ -50,25 +54,21 @@ func Names(all []Capability) string {
 	return strings.Join(names, ", ")
 }
 
-// Missing returns those of Needed that this process has not.
-func Missing(inside bool) []Capability {
+// Missing returns those that are needed and that this process has not.
+func Missing(inContainer bool) []Capability {
 	have := cap.GetProc()
-	return slices.DeleteFunc(wanted(inside), func(c Capability) bool {
+	return slices.DeleteFunc(Needed(inContainer), func(c Capability) bool {
 		has, err := have.GetFlag(cap.Effective, c.Value)
 		return err == nil && has
 	})
 }
 
-func wanted(inside bool) []Capability {
-	return slices.DeleteFunc(slices.Clone(Needed), func(c Capability) bool { return c.Inside && !inside })
-}
-
-// Drop gives up, for every thread, each capability that is not needed, and makes sure that no program that this process may
-// start gets any of them. inside says that the process is not in the namespaces of its node.
-func Drop(inside bool) error {
+// Drop gives up, for every thread, each capability that is not needed, and sees to it that no program that this process may
+// start gets one again.
+func Drop(inContainer bool) error {
 	have, keep := cap.GetProc(), cap.NewSet()
 	var kept []cap.Value
-	for _, c := range wanted(inside) {
+	for _, c := range Needed(inContainer) {
 		has, err := have.GetFlag(cap.Permitted, c.Value)
 		if err != nil {
 			return fmt.Errorf("capabilities: %w", err)
