@@ -18,7 +18,8 @@ type Volume struct {
 	Mounted bool   `json:"mounted"` // each target shows it
 	Health  Health `json:"health"`
 
-	name string // of its record and pins
+	name      string // of its record and pins
+	unmounted int    // targets that are published and do not show it
 }
 
 // Count returns how many volumes have a record. Unlike List it looks at no volume.
@@ -88,7 +89,12 @@ func (e *Engine) volume(name string) (Volume, error) {
 		if err != nil {
 			return Volume{}, err
 		}
-		v.Mounted = v.Mounted && mounted
+		if !mounted {
+			v.Mounted = false
+		}
+		if !mounted && t.State == statePublished {
+			v.unmounted++
+		}
 	}
 	return v, nil
 }
