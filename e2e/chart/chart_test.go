@@ -245,3 +245,19 @@ func TestUninstallLeavesPoliciesOfOthers(t *testing.T) {
 		}
 	}
 }
+
+// Each example is a file that kubectl takes as it is, also the pod of the restricted namespace.
+func TestAPIServerTakesTheExamples(t *testing.T) {
+	c := k8s.Start(t)
+	c.Kubectl(t, "create", "namespace", "demo") // that of policy.yaml and use.yaml, which docs speak of
+	files, err := filepath.Glob(filepath.Join(root(), "deploy", "examples", "*.yaml"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no examples: %v", err)
+	}
+	for _, file := range files {
+		c.Kubectl(t, "apply", "--validate=strict", "-f", file)
+	}
+	if got := c.Kubectl(t, "get", "pod", "flows", "-n", "restricted", "-o", "name"); strings.TrimSpace(got) != "pod/flows" {
+		t.Errorf("pod of the restricted namespace: %q", got)
+	}
+}
