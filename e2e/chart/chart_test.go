@@ -231,7 +231,7 @@ func TestUninstallLeavesPoliciesOfOthers(t *testing.T) {
 	h := Helm{Kubeconfig: c.Admin}
 	h.Must(t, "install", "bpfvol", Dir(), "-n", namespace, "--create-namespace", "--set", "policies[0].name=ours,policies[0].spec.images[0]=ghcr.io/acme/x")
 	c.Apply(t, "{apiVersion: bpfvol.io/v1alpha1, kind: BytecodePolicy, metadata: {name: theirs}, spec: {images: [ghcr.io/acme/y]}}")
-	h.Must(t, "uninstall", "bpfvol", "-n", namespace)
+	h.Must(t, "uninstall", "bpfvol", "-n", namespace, "--no-hooks") // here are no controllers, which a job needs
 	if got := strings.TrimSpace(c.Kubectl(t, "get", "bytecodepolicies", "-o", "name")); got != "bytecodepolicy.bpfvol.io/theirs" {
 		t.Errorf("policies after uninstall: %q", got)
 	}
