@@ -133,7 +133,7 @@ func TestDocumentGivesWhatIsNeeded(t *testing.T) {
 	for _, c := range privilege.Needed(true) {
 		want = append(want, fmt.Sprintf("- %s # %s", strings.TrimPrefix(privilege.Names([]privilege.Capability{c}), "CAP_"), c.Why))
 	}
-	for _, file := range []string{"docs/adr/0004-unprivileged-pod.md"} {
+	for _, file := range []string{"docs/adr/0004-unprivileged-pod.md", "deploy/helm/bpfvol/templates/daemonset.yaml"} {
 		text, err := os.ReadFile(filepath.Join("..", "..", file))
 		if err != nil {
 			t.Fatal(err)

@@ -60,25 +60,27 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 	if d.Err != nil {
 		return d.Err
 	}
-	return e.opts.Host.Do(func() error { return e.carryOut(ctx, name, v, rec, req) })
-}
-
-// carryOut makes the effects of a publish, or takes back what it made of them. rec is of the targets that are there; nil: none.
-func (e *Engine) carryOut(ctx context.Context, name string, v *decided, rec *Record, req Request) error {
-	publish := e.join
+	effects := e.join
 	if rec == nil {
-		rec, publish = v.record(req), e.apply
+		rec, effects = v.record(req), e.apply
 	} else {
 		rec.Targets = append(rec.Targets, v.target(req))
 	}
+	return e.opts.Host.Do(func() error { return e.carryOut(ctx, name, v, rec, req.Target, effects) })
+}
+
+// carryOut makes the effects of a publish, or takes back what it made of them.
+func (e *Engine) carryOut(
+	ctx context.Context, name string, v *decided, rec *Record, target string, effects func(context.Context, string, *decided, *Record) error,
+) error {
 	if err := e.records.write(rec); err != nil {
 		return err // nothing has changed
 	}
 	e.reached(StageRecorded)
-	if err := publish(ctx, name, v, rec); err != nil {
+	if err := effects(ctx, name, v, rec); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownTimeout)
 		defer cancel()
-		if terr := e.take(undo, name, rec, req.Target); terr != nil {
+		if terr := e.take(undo, name, rec, target); terr != nil {
 			return fmt.Errorf("%w: %w; after: %w", ErrTeardown, terr, err)
 		}
 		return err
