@@ -46,6 +46,7 @@ var kernelTests = []string{
 	"./internal/bpftest",
 	"./internal/doctor",
 	"./internal/hook",
+	"./internal/host",
 	"./internal/kernelstate",
 	"./internal/libxdp",
 	"./internal/node",
