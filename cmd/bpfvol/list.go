@@ -48,8 +48,14 @@ func volumeTable(w io.Writer, volumes []node.Volume) error {
 		return err
 	}
 	for _, v := range volumes {
-		if err := row(w, owner(v.Pod), v.Image, v.State, v.Target, v.Health); err != nil {
-			return err
+		targets := v.Targets
+		if len(targets) == 0 {
+			targets = []node.Target{{State: v.State}} // its record cannot be read
+		}
+		for _, t := range targets {
+			if err := row(w, owner(t.Pod), v.Image, t.State, t.Path, v.Health); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -126,7 +126,8 @@ func (o *stateOptions) unpublish(ctx context.Context, dir string, stderr io.Writ
 			return nil
 		}
 		if v.VolumeID != localID(target) {
-			return fmt.Errorf("%s is the volume of pod %s/%s; delete the pod", target, v.Pod.Namespace, v.Pod.Name)
+			pod := v.Target(target).Pod
+			return fmt.Errorf("%s is the volume of pod %s/%s; delete the pod", target, pod.Namespace, pod.Name)
 		}
 	}
 	engine, err := node.Open(node.Options{StateDir: o.stateDir, BPFFSDir: o.bpffsDir})
@@ -143,7 +144,7 @@ func (o *stateOptions) publishedAt(target string) (*node.Volume, error) {
 		return nil, err
 	}
 	for _, v := range volumes {
-		if v.Target == target {
+		if v.Target(target) != nil {
 			return &v, nil
 		}
 	}
@@ -260,15 +261,16 @@ func describe(w io.Writer, engine *node.Engine, id string) error {
 				}
 			}
 		}
-		shown, err := podfs.Read(v.Target)
+		target := v.Targets[0].Path // one made by hand has no other
+		shown, err := podfs.Read(target)
 		if err != nil {
 			return err
 		}
 		for _, m := range shown.Maps {
 			if m.JSON {
-				fmt.Fprintf(w, "read    cat %s/json/%s\n", v.Target, m.Name)
+				fmt.Fprintf(w, "read    cat %s/json/%s\n", target, m.Name)
 			} else {
-				fmt.Fprintf(w, "read    %s/maps/%s (%s: by BPF_OBJ_GET only)\n", v.Target, m.Name, m.Type)
+				fmt.Fprintf(w, "read    %s/maps/%s (%s: by BPF_OBJ_GET only)\n", target, m.Name, m.Type)
 			}
 		}
 	}

@@ -142,10 +142,10 @@ func listed(verdicts []volume.Verdict) string {
 
 // ownerOf is the pod, or the volume where there is none: "local:/run/count".
 func ownerOf(m node.MemberStatus) string {
-	if m.Pod.Name == "" {
+	if len(m.Pods) == 0 {
 		return m.VolumeID
 	}
-	return owner(m.Pod)
+	return owner(m.Pods[0])
 }
 
 // imageWord is the image as it was named, by a digest that is cut short.

@@ -74,15 +74,16 @@ func (e *Engine) apply(ctx context.Context, name string, v *decided, rec *Record
 		return err
 	}
 	e.reached(StageAttached)
-	if err := tree.Mount(rec.Target); err != nil {
+	target := &rec.Targets[0]
+	if err := tree.Mount(target.Path); err != nil {
 		return err
 	}
 	e.reached(StageMounted)
 
-	if rec.Files, err = podfs.Stats(rec.Target); err != nil {
+	if target.Files, err = podfs.Stats(target.Path); err != nil {
 		return err
 	}
-	rec.State = statePublished
+	rec.State, target.State = statePublished, statePublished
 	if err := e.records.write(rec); err != nil {
 		return err
 	}
@@ -168,7 +169,7 @@ func (v *decided) content(coll *loader.Collection, rec *Record) (podfs.Content, 
 			Programs: rec.Programs,
 		},
 		Types: types,
-		Group: rec.Group,
+		Group: rec.Targets[0].Group,
 	}
 	for _, m := range v.object.Maps() {
 		if m.Shown {

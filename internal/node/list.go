@@ -15,7 +15,7 @@ import (
 // Volume is one volume as List shows it: its record, and how it is.
 type Volume struct {
 	Record
-	Mounted bool   `json:"mounted"` // the target shows it
+	Mounted bool   `json:"mounted"` // each target shows it
 	Health  Health `json:"health"`
 
 	name string // of its record and pins
@@ -82,6 +82,13 @@ func (e *Engine) volume(name string) (Volume, error) {
 	} else if err != nil {
 		return Volume{Record: Record{VolumeID: name, State: stateUnreadable}, name: name}, nil
 	}
-	mounted, err := podfs.Mounted(rec.Target)
-	return Volume{Record: *rec, Mounted: mounted, name: name}, err
+	v := Volume{Record: *rec, Mounted: true, name: name}
+	for _, t := range rec.Targets {
+		mounted, err := podfs.Mounted(t.Path)
+		if err != nil {
+			return Volume{}, err
+		}
+		v.Mounted = v.Mounted && mounted
+	}
+	return v, nil
 }

@@ -49,7 +49,7 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 	if err := e.apply(ctx, name, v, rec); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownTimeout)
 		defer cancel()
-		if terr := e.teardown(undo, name, req.Target); terr != nil {
+		if terr := e.teardown(undo, name, rec.paths()); terr != nil {
 			return fmt.Errorf("%w: %w; after: %w", ErrTeardown, terr, err)
 		}
 		return err
@@ -68,7 +68,7 @@ func (e *Engine) alreadyPublished(ctx context.Context, name string, req Request)
 		if !rec.sameRequest(req) {
 			return false, fmt.Errorf("volume: %w; unpublish it first", ErrConflict)
 		}
-		mounted, err := podfs.Mounted(rec.Target)
+		mounted, err := podfs.Mounted(req.Target)
 		if err != nil {
 			return false, err
 		}
@@ -77,11 +77,11 @@ func (e *Engine) alreadyPublished(ctx context.Context, name string, req Request)
 		}
 	}
 	// Half-published, unreadable, or its mount or its pins are gone: start over.
-	target := req.Target
+	targets := []string{req.Target}
 	if rec != nil {
-		target = rec.Target
+		targets = rec.paths()
 	}
-	if err := e.teardown(ctx, name, target); err != nil {
+	if err := e.teardown(ctx, name, targets); err != nil {
 		return false, fmt.Errorf("%w: %w", ErrTeardown, err)
 	}
 	return false, nil

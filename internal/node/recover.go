@@ -41,14 +41,15 @@ func (e *Engine) recoverVolume(ctx context.Context, name string) error {
 	}
 	defer unlock()
 	rec, err := e.records.read(name)
-	target := ""
 	if rec != nil {
-		target = rec.Target
-		if rec.State == statePublished {
-			mounted, err := podfs.Mounted(target)
+		for _, t := range rec.Targets {
+			if t.State != statePublished {
+				continue
+			}
+			mounted, err := podfs.Mounted(t.Path)
 			if mounted && !e.pinned(name) {
 				klog.FromContext(ctx).Error(nil, "the pins of a volume are gone, so its programs do not run; delete its pod",
-					"volume", name, "pod", klog.KRef(rec.Pod.Namespace, rec.Pod.Name))
+					"volume", name, "pod", klog.KRef(t.Pod.Namespace, t.Pod.Name))
 			}
 			if err != nil || mounted {
 				return err
@@ -60,10 +61,10 @@ func (e *Engine) recoverVolume(ctx context.Context, name string) error {
 	} else if !errors.Is(err, ErrUnknownVolume) {
 		klog.FromContext(ctx).Error(err, "record unreadable, taking the volume away")
 	}
-	if err := e.teardown(ctx, name, target); err != nil {
+	if err := e.teardown(ctx, name, rec.paths()); err != nil {
 		return err
 	}
-	klog.FromContext(ctx).Info("half-published volume taken away", "volume", name, "target", target)
+	klog.FromContext(ctx).Info("half-published volume taken away", "volume", name, "targets", rec.paths())
 	return nil
 }
 

@@ -114,10 +114,10 @@ func TestRetryAfterKillNeedsNoRecovery(t *testing.T) {
 func TestUnreadableRecordIsTakenAway(t *testing.T) {
 	f := newFixture(t)
 	for what, text := range map[string]string{
-		"truncated": `{"schema":1,"volu`,
+		"truncated": `{"schema":2,"volu`,
 		"empty":     "",
 		"newer":     `{"schema":99}`,
-		"foreign":   `{"schema":1,"volumeID":"somebody-else"}`,
+		"foreign":   `{"schema":2,"volumeID":"somebody-else"}`,
 	} {
 		t.Run(what, func(t *testing.T) {
 			req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)
@@ -216,7 +216,7 @@ func TestRecoverLeavesVolumesOfANewerVersion(t *testing.T) {
 	req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)
 	f.publish(t, req)
 	path := f.records.path(volume.FileName(req.VolumeID))
-	if err := os.WriteFile(path, []byte(`{"schema":2,"volumeID":["an","other","type"]}`), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(`{"schema":3,"volumeID":["an","other","type"]}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	f.restart(t)

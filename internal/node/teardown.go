@@ -36,12 +36,10 @@ func (e *Engine) Unpublish(ctx context.Context, id, target string) error {
 		}
 	case err != nil:
 		klog.FromContext(ctx).Error(err, "record unreadable, taking the volume away all the same")
-	case target != "" && rec.Target != target:
+	case rec.Target(target) == nil:
 		return nil // published elsewhere: nothing of this volume is at target
-	default:
-		target = rec.Target
 	}
-	if err := e.teardown(ctx, name, target); err != nil {
+	if err := e.teardown(ctx, name, []string{target}); err != nil {
 		return fmt.Errorf("%w: %w", ErrTeardown, err)
 	}
 	if rec != nil {
@@ -52,9 +50,9 @@ func (e *Engine) Unpublish(ctx context.Context, id, target string) error {
 
 // teardown removes whatever exists of a volume, in the reverse order of apply, the record last. It goes on past
 // errors, so that one stuck mount does not keep a program running. The caller holds the volume's lock.
-func (e *Engine) teardown(ctx context.Context, name, target string) error {
+func (e *Engine) teardown(ctx context.Context, name string, targets []string) error {
 	var errs []error
-	if target != "" {
+	for _, target := range targets {
 		errs = append(errs, podfs.Unmount(target))
 	}
 	errs = append(errs, e.points.Detach(ctx, name), pinsError(unpin(e.pins(name))))
