@@ -36,6 +36,11 @@ func (d *Dispatcher) Repair(ctx context.Context, p Point) (did []string, err err
 	if len(s.members) == 0 {
 		return nil, nil // somebody is about to come, or Recover clears it
 	}
+	defer func() {
+		for i := range did {
+			did[i] = s.Point.String() + ": " + did[i]
+		}
+	}()
 	if did, err = s.repin(); err != nil {
 		return did, err
 	}
@@ -260,3 +265,8 @@ func (s *site) adopt() error {
 
 // attachedGeneric is XDP_ATTACHED_SKB of include/uapi/linux/if_link.h.
 const attachedGeneric = 2
+
+// InNetNS calls f in the network namespace with a cookie. found is false if no process and no mount holds it.
+func (d *Dispatcher) InNetNS(cookie uint64, f func() error) (found bool, err error) {
+	return d.namespaces.do(cookie, f)
+}

@@ -23,6 +23,9 @@ import (
 func (w *world) repair(t testing.TB) (did string, err error) {
 	t.Helper()
 	all, err := w.Repair(t.Context(), w.point)
+	for i := range all {
+		all[i] = strings.TrimPrefix(all[i], carriers[w.carrier].hook.String()+": ")
+	}
 	return strings.Join(all, "; "), err
 }
 

@@ -30,6 +30,7 @@ type decided struct {
 type member struct {
 	program string
 	hook    volume.Hook
+	at      dispatcher.Point  // of hooks of interfaces
 	point   *dispatcher.Point // nil where the kernel itself shares the hook
 }
 
@@ -121,7 +122,7 @@ func place(ctx context.Context, object *loader.Object, resolve resolver) ([]memb
 		}
 		var names []string
 		for _, p := range points {
-			m := member{program: a.Program, hook: onInterfaces(a.Hook, []string{p.Interface}), point: &p}
+			m := member{program: a.Program, hook: onInterfaces(a.Hook, []string{p.Interface}), at: p, point: &p}
 			if a.Hook.Kind() == volume.KindNetkit {
 				m.point = nil
 			}
@@ -157,19 +158,20 @@ func onInterfaces(h volume.Hook, names []string) volume.Hook {
 
 func (v *decided) record(req Request) *Record {
 	return &Record{
-		Schema:     recordSchema,
-		VolumeID:   req.VolumeID,
-		State:      statePublishing,
-		Attributes: req.Attributes,
-		Created:    time.Now().UTC(),
-		Targets:    []Target{{Path: req.Target, Pod: req.Pod, Group: req.Group, ReadOnly: req.ReadOnly, State: statePublishing}},
-		Image:      v.root.Reference.String(),
-		Digest:     v.root.Digest,
-		Object:     v.code.Object().Digest,
-		Policy:     v.grant.Policy.Name,
-		Authority:  v.grant.Signer.Authority,
-		Signer:     v.grant.Signer.String(),
-		Programs:   v.programs(),
+		Schema:      recordSchema,
+		VolumeID:    req.VolumeID,
+		State:       statePublishing,
+		Attributes:  req.Attributes,
+		Created:     time.Now().UTC(),
+		Targets:     []Target{{Path: req.Target, Pod: req.Pod, Group: req.Group, ReadOnly: req.ReadOnly, Device: req.device, State: statePublishing}},
+		Image:       v.root.Reference.String(),
+		Digest:      v.root.Digest,
+		Object:      v.code.Object().Digest,
+		Policy:      v.grant.Policy.Name,
+		Authority:   v.grant.Signer.Authority,
+		Signer:      v.grant.Signer.String(),
+		Programs:    v.programs(),
+		Attachments: v.attachments(),
 	}
 }
 

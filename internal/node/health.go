@@ -13,8 +13,8 @@ import (
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
-// Health says whether a volume does what it was published for. What is wrong does not mend itself: the volume has to be
-// unpublished and published again, as when its pod is deleted and created.
+// Health says whether a volume does what it was published for. What is wrong is mended by a Reconciler, where that is
+// possible; else the volume has to be unpublished and published again, as when its pod is deleted and created.
 type Health struct {
 	Healthy bool `json:"healthy"`
 	// Problems are what is wrong, in words that stay the same as long as it does. Empty if the volume is healthy.
@@ -45,7 +45,7 @@ func (e *Engine) examine(v Volume, points []dispatcher.PointStatus, unread error
 	var problems []string
 	switch {
 	case v.State == stateUnreadable:
-		problems = []string{"its record cannot be read"}
+		problems = []string{v.unread.Error()}
 	case v.State == statePublishing:
 		problems = []string{"it is being published, or a crash cut that short"}
 	case !e.pinned(v.name):

@@ -69,7 +69,7 @@ func TestHealthSaysWhatIsWrong(t *testing.T) {
 			if err := os.WriteFile(f.records.path(volume.FileName(req.VolumeID)), []byte("{"), 0o600); err != nil {
 				t.Fatal(err)
 			}
-		}, []string{"its record cannot be read"}},
+		}, []string{"record: cannot be read: it is no JSON; delete the pod to take the volume away"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)

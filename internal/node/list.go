@@ -18,7 +18,8 @@ type Volume struct {
 	Mounted bool   `json:"mounted"` // each target shows it
 	Health  Health `json:"health"`
 
-	name string // of its record and pins
+	name   string // of its record and pins
+	unread error  // why the record cannot be read
 }
 
 // Count returns how many volumes have a record. Unlike List it looks at no volume.
@@ -80,7 +81,7 @@ func (e *Engine) volume(name string) (Volume, error) {
 	if errors.Is(err, ErrUnknownVolume) {
 		return Volume{}, err
 	} else if err != nil {
-		return Volume{Record: Record{VolumeID: name, State: stateUnreadable}, name: name}, nil
+		return Volume{Record: Record{VolumeID: name, State: stateUnreadable}, name: name, unread: err}, nil
 	}
 	v := Volume{Record: *rec, Mounted: true, name: name}
 	for _, t := range rec.Targets {

@@ -4,6 +4,7 @@ package node
 
 import (
 	"cmp"
+	"fmt"
 
 	"github.com/bpfvol/bpfvol/dispatcher"
 )
@@ -42,6 +43,8 @@ func (e *Engine) look(s dispatcher.PointStatus) (Interface, string) {
 		return i, ""
 	case err != nil:
 		return i, "nothing runs: " + err.Error()
+	case s.Foreign.ID != 0:
+		return i, fmt.Sprintf("nothing runs: program %.32q (id %d), which is not bpfvol's, took the place", s.Foreign.Name, s.Foreign.ID)
 	case !found:
 		return i, "nothing runs: no process is left in its network namespace"
 	case place.Interface == s.Interface:

@@ -29,6 +29,7 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 	if err := podfs.Check(req.Target, e.opts.TargetRoot); err != nil {
 		return err
 	}
+	req.device = deviceOf(e.opts.TargetRoot)
 	name := volume.FileName(req.VolumeID)
 	unlock, err := e.locks.try(name)
 	if err != nil {
@@ -36,6 +37,9 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 	}
 	defer unlock()
 
+	if whole, err := e.leaveUnread(name, req.Target); whole || err != nil {
+		return err
+	}
 	done, err := e.alreadyPublished(ctx, name, req)
 	if done || err != nil {
 		return err

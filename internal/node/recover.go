@@ -15,9 +15,9 @@ import (
 )
 
 // Recover takes away what a crash left half-done: a record without its mount, pins without a record, members without
-// a record. Volumes that are whole keep running and are not touched. One that cannot be taken away is logged and left to
-// its next call: it must not keep every other volume of the node from being published. Call it once before the first
-// Publish.
+// a record. Volumes that are whole keep running and are not touched, nor are those of which the record cannot be read. One
+// that cannot be taken away is logged and left to its next call: it must not keep every other volume of the node from being
+// published. Call it once before the first Publish.
 func (e *Engine) Recover(ctx context.Context) error {
 	names, err := e.suspects(ctx)
 	if err != nil {
@@ -55,11 +55,9 @@ func (e *Engine) recoverVolume(ctx context.Context, name string) error {
 				return err
 			}
 		}
-	} else if errors.Is(err, errNewer) {
+	} else if !errors.Is(err, ErrUnknownVolume) {
 		klog.FromContext(ctx).Error(err, "volume left as it is", "volume", name) // its pod may be using it
 		return nil
-	} else if !errors.Is(err, ErrUnknownVolume) {
-		klog.FromContext(ctx).Error(err, "record unreadable, taking the volume away")
 	}
 	if err := e.teardown(ctx, name, rec.paths()); err != nil {
 		return err
