@@ -18,8 +18,9 @@ type Volume struct {
 	Mounted bool   `json:"mounted"` // each target shows it
 	Health  Health `json:"health"`
 
-	name   string // of its record and pins
-	unread error  // why the record cannot be read
+	name      string // of its record and pins
+	unmounted int    // targets that are published and do not show it
+	unread    error  // why the record cannot be read
 }
 
 // Count returns how many volumes have a record. Unlike List it looks at no volume.
@@ -89,7 +90,12 @@ func (e *Engine) volume(name string) (Volume, error) {
 		if err != nil {
 			return Volume{}, err
 		}
-		v.Mounted = v.Mounted && mounted
+		if !mounted {
+			v.Mounted = false
+		}
+		if !mounted && t.State == statePublished {
+			v.unmounted++
+		}
 	}
 	return v, nil
 }

@@ -38,7 +38,8 @@ const (
 type Record struct {
 	Schema     int               `json:"schema"`
 	VolumeID   string            `json:"volumeID"`
-	State      state             `json:"state"` // of what runs; each target has its own
+	Persistent bool              `json:"persistent,omitempty"` // several targets may share it
+	State      state             `json:"state"`                // of what runs; each target has its own
 	Attributes map[string]string `json:"attributes"`
 	Created    time.Time         `json:"created"`
 	Targets    []Target          `json:"targets"` // in the order in which they came
@@ -48,10 +49,6 @@ type Record struct {
 	Image  string        `json:"image"`
 	Digest digest.Digest `json:"digest"`
 	Object digest.Digest `json:"object"`
-	// Policy admitted the volume, as Signer satisfies its Authority ("key[0]"; "" where it asks for no signature).
-	Policy    string `json:"policy"`
-	Authority string `json:"authority,omitempty"`
-	Signer    string `json:"signer"`
 	// Programs are the attachments in the order they were made, and Attachments what it takes to make them again.
 	Programs    []podfs.Program `json:"programs"`
 	Attachments []Attachment    `json:"attachments,omitempty"`
@@ -65,10 +62,25 @@ type Target struct {
 	ReadOnly bool   `json:"readOnly,omitempty"`
 	// Device is the file system of kubelet's pods, which tells pods that are gone from a disk that is.
 	Device uint64 `json:"device,omitempty"`
+	// Policy admitted the pod, as Signer satisfies its Authority ("key[0]"; "" where it asks for no signature).
+	Policy    string `json:"policy"`
+	Authority string `json:"authority,omitempty"`
+	Signer    string `json:"signer"`
 	// Files is how many files are shown, for NodeGetVolumeStats.
 	Files int   `json:"files"`
 	State state `json:"state"`
 }
+
+// whole says whether the target shows its volume.
+func (t *Target) whole() (bool, error) {
+	if t.State != statePublished {
+		return false, nil
+	}
+	return podfs.Mounted(t.Path)
+}
+
+// runs says whether the volume is more than what a crash left of it.
+func (r *Record) runs() bool { return r.State == statePublished && len(r.Targets) > 0 }
 
 // Target returns the target at path, or nil.
 func (r *Record) Target(path string) *Target {
@@ -103,11 +115,18 @@ func (r *Record) pods() []Pod {
 	return pods
 }
 
-// sameRequest says whether r was made for the same arguments.
-func (r *Record) sameRequest(req Request) bool {
-	t := r.Target(req.Target)
-	return t != nil && t.ReadOnly == req.ReadOnly && maps.Equal(r.Attributes, req.Attributes) &&
-		(t.Group == nil) == (req.Group == nil) && (t.Group == nil || *t.Group == *req.Group)
+// settles says whether req has been carried out. Another target may be added to a PersistentVolume; any other difference is
+// an ErrConflict.
+func (r *Record) settles(req Request) (bool, error) {
+	t, same := r.Target(req.Target), maps.Equal(r.Attributes, req.Attributes)
+	switch {
+	case t == nil && same && r.Persistent && req.Subject.Persistent:
+		return false, nil
+	case t != nil && same && t.ReadOnly == req.ReadOnly &&
+		(t.Group == nil) == (req.Group == nil) && (t.Group == nil || *t.Group == *req.Group):
+		return true, nil
+	}
+	return false, fmt.Errorf("volume: %w; unpublish it first", ErrConflict)
 }
 
 // records keeps one JSON file per volume. A file is replaced as a whole: a crash leaves the old one or the new one.

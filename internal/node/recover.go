@@ -10,8 +10,6 @@ import (
 	"slices"
 
 	"k8s.io/klog/v2"
-
-	"github.com/bpfvol/bpfvol/internal/podfs"
 )
 
 // Recover takes away what a crash left half-done: a record without its mount, pins without a record, members without
@@ -41,21 +39,10 @@ func (e *Engine) recoverVolume(ctx context.Context, name string) error {
 	}
 	defer unlock()
 	rec, err := e.records.read(name)
-	if rec != nil {
-		for _, t := range rec.Targets {
-			if t.State != statePublished {
-				continue
-			}
-			mounted, err := podfs.Mounted(t.Path)
-			if mounted && !e.pinned(name) {
-				klog.FromContext(ctx).Error(nil, "the pins of a volume are gone, so its programs do not run; delete its pod",
-					"volume", name, "pod", klog.KRef(t.Pod.Namespace, t.Pod.Name))
-			}
-			if err != nil || mounted {
-				return err
-			}
-		}
-	} else if !errors.Is(err, ErrUnknownVolume) {
+	switch {
+	case err == nil && rec.runs():
+		return e.recoverTargets(ctx, name, rec)
+	case err != nil && !errors.Is(err, ErrUnknownVolume):
 		klog.FromContext(ctx).Error(err, "volume left as it is", "volume", name) // its pod may be using it
 		return nil
 	}
@@ -63,6 +50,28 @@ func (e *Engine) recoverVolume(ctx context.Context, name string) error {
 		return err
 	}
 	klog.FromContext(ctx).Info("half-published volume taken away", "volume", name, "targets", rec.paths())
+	return nil
+}
+
+// recoverTargets takes away the targets that are not whole, and with the last one the volume.
+func (e *Engine) recoverTargets(ctx context.Context, name string, rec *Record) error {
+	log := klog.FromContext(ctx).WithValues("volume", name)
+	for _, t := range slices.Clone(rec.Targets) {
+		whole, err := t.whole()
+		if err != nil {
+			return err
+		}
+		if whole {
+			if !e.pinned(name) {
+				log.Error(nil, "the pins of a volume are gone, so its programs do not run; delete its pod", "pod", klog.KRef(t.Pod.Namespace, t.Pod.Name))
+			}
+			continue
+		}
+		if err := e.take(ctx, name, rec, t.Path); err != nil {
+			return err
+		}
+		log.Info("half-published target taken away", "target", t.Path)
+	}
 	return nil
 }
 
