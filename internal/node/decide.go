@@ -193,7 +193,6 @@ func (v *decided) target(req Request) Target {
 		Pod:       req.Pod,
 		Group:     req.Group,
 		ReadOnly:  req.ReadOnly,
-		Device:    req.device,
 		Policy:    v.grant.Policy.Name,
 		Authority: v.grant.Signer.Authority,
 		Signer:    v.grant.Signer.String(),

@@ -121,8 +121,6 @@ type Request struct {
 	Group    *int
 	ReadOnly bool
 	Keyring  image.Keyring
-
-	device uint64 // of Target.Device
 }
 
 // Pod is whom the volume is for, for display and logs. Zero for the CLI.

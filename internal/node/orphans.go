@@ -111,7 +111,7 @@ func isForgotten(pods string, t Target) (bool, error) {
 	return false, nil
 }
 
-// deviceOf is the file system of a target's pod, by the directory of all pods; 0 if there is none.
+// deviceOf is the file system of the directory of all pods, for Target.Device; 0 if there is none.
 func deviceOf(pods string) uint64 {
 	var root unix.Stat_t
 	if pods == "" || unix.Stat(pods, &root) != nil {

@@ -33,7 +33,6 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 	if err := podfs.Check(req.Target, e.opts.TargetRoot); err != nil {
 		return err
 	}
-	req.device = deviceOf(e.opts.TargetRoot)
 	name := volume.FileName(req.VolumeID)
 	unlock, err := e.turn(ctx, name, req)
 	if err != nil {
@@ -66,6 +65,7 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 	} else {
 		rec.Targets = append(rec.Targets, v.target(req))
 	}
+	rec.Target(req.Target).Device = deviceOf(e.opts.TargetRoot)
 	if err := e.records.write(rec); err != nil {
 		return err // nothing has changed
 	}

@@ -73,7 +73,7 @@ func TestVolumeOutlivesItsRecord(t *testing.T) {
 			if c.newer {
 				fix = "install that version again, or delete the pod"
 			}
-			health, err := f.Health(f.ctx, req.VolumeID)
+			health, err := f.Health(f.ctx, req.VolumeID, "")
 			if want := fmt.Sprintf("record: cannot be read: %s; %s", c.why, fix); err != nil || health.String() != want {
 				t.Errorf("health is %q, %v, want %q", health, err, want)
 			}

@@ -48,7 +48,7 @@ func pass(t *testing.T, f *fixture, r *Reconciler, repairs int) {
 
 func wantHealth(t *testing.T, f *fixture, req Request, want string) {
 	t.Helper()
-	if got, err := f.Health(t.Context(), req.VolumeID); err != nil || got.String() != want {
+	if got, err := f.Health(t.Context(), req.VolumeID, ""); err != nil || got.String() != want {
 		t.Errorf("health is %q, %v, want %q", got, err, want)
 	}
 }
