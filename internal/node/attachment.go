@@ -19,7 +19,7 @@ type Attachment struct {
 	IfIndex int    `json:"ifIndex,omitempty"`
 }
 
-// attachments are in the order of programs.
+// attachments are in the order of programs. Call it where the node's interfaces are.
 func (v *decided) attachments() []Attachment {
 	var out []Attachment
 	for _, m := range v.members {

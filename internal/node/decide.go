@@ -45,8 +45,12 @@ type basis struct {
 	digest, object digest.Digest
 }
 
-func pointsHere(_ context.Context, a volume.Attach) ([]dispatcher.Point, error) {
-	return dispatcher.Resolve(a.Hook)
+func (e *Engine) pointsHere(_ context.Context, a volume.Attach) (points []dispatcher.Point, err error) {
+	err = e.opts.Host.Do(func() (err error) {
+		points, err = dispatcher.Resolve(a.Hook)
+		return err
+	})
+	return points, err
 }
 
 // decide carries req through the stages that have no effect. The first result is nil unless the second one is Admitted.
@@ -172,18 +176,17 @@ func onInterfaces(h volume.Hook, names []string) volume.Hook {
 
 func (v *decided) record(req Request) *Record {
 	return &Record{
-		Schema:      recordSchema,
-		VolumeID:    req.VolumeID,
-		Persistent:  req.Subject.Persistent,
-		State:       statePublishing,
-		Attributes:  req.Attributes,
-		Created:     time.Now().UTC(),
-		Targets:     []Target{v.target(req)},
-		Image:       v.root.Reference.String(),
-		Digest:      v.root.Digest,
-		Object:      v.code.Object().Digest,
-		Programs:    v.programs(),
-		Attachments: v.attachments(),
+		Schema:     recordSchema,
+		VolumeID:   req.VolumeID,
+		Persistent: req.Subject.Persistent,
+		State:      statePublishing,
+		Attributes: req.Attributes,
+		Created:    time.Now().UTC(),
+		Targets:    []Target{v.target(req)},
+		Image:      v.root.Reference.String(),
+		Digest:     v.root.Digest,
+		Object:     v.code.Object().Digest,
+		Programs:   v.programs(),
 	}
 }
 

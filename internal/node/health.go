@@ -60,7 +60,15 @@ func (h Health) String() string {
 
 // Health looks at a volume: does its target show it, or each of them for the target "", and does each of its programs run
 // where it was attached? Kernel and pins are asked, not the record. ErrUnknownVolume if there is no such volume, or not there.
-func (e *Engine) Health(_ context.Context, id, target string) (Health, error) {
+func (e *Engine) Health(_ context.Context, id, target string) (h Health, err error) {
+	err = e.opts.Host.Do(func() (err error) {
+		h, err = e.health(id, target)
+		return err
+	})
+	return h, err
+}
+
+func (e *Engine) health(id, target string) (Health, error) {
 	v, err := e.volume(volume.FileName(id))
 	if err != nil {
 		return Health{}, err

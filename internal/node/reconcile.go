@@ -113,7 +113,7 @@ func (r *Reconciler) Pass(ctx context.Context) error {
 	start := time.Now()
 	report := r.Last()
 	report.Unhealthy, report.Unreadable, report.Foreign = 0, 0, 0
-	err := r.pass(ctx, &report)
+	err := r.engine.opts.Host.Do(func() error { return r.pass(ctx, &report) })
 	report.Took = time.Since(start)
 	r.mu.Lock()
 	defer r.mu.Unlock()
