@@ -163,6 +163,7 @@ func (v *decided) record(req Request) *Record {
 		Target:     req.Target,
 		Attributes: req.Attributes,
 		Group:      req.Group,
+		Context:    req.Context,
 		ReadOnly:   req.ReadOnly,
 		Pod:        req.Pod,
 		Created:    time.Now().UTC(),

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -24,6 +25,9 @@ const teardownTimeout = 30 * time.Second
 func (e *Engine) Publish(ctx context.Context, req Request) error {
 	spec, err := volume.Parse(req.Attributes)
 	if err != nil {
+		return err
+	}
+	if err := checkReadOnly(req, spec); err != nil {
 		return err
 	}
 	if err := podfs.Check(req.Target, e.opts.TargetRoot); err != nil {
@@ -56,6 +60,16 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 	}
 	klog.FromContext(ctx).Info("volume published", "image", rec.Digest, "points", len(v.members))
 	return nil
+}
+
+// checkReadOnly refuses a volume that its pod wants read-only and with maps to write. Of a PersistentVolume an admin wrote
+// the attributes: there, a pod may do with less.
+func checkReadOnly(req Request, spec volume.Spec) error {
+	i := slices.IndexFunc(spec.Maps, func(m volume.MapRef) bool { return m.Access == volume.ReadWrite })
+	if i < 0 || !req.ReadOnly || req.Subject.Persistent {
+		return nil
+	}
+	return &volume.AttributeError{Key: volume.KeyMaps, Msg: fmt.Sprintf("map %q is rw in a volume with readOnly: true; leave one of the two out", spec.Maps[i].Name)}
 }
 
 // alreadyPublished says whether req has been carried out before. What a crash left half-done is taken away.

@@ -45,6 +45,7 @@ type Record struct {
 	Target     string            `json:"target"`
 	Attributes map[string]string `json:"attributes"`
 	Group      *int              `json:"group,omitempty"`
+	Context    string            `json:"context,omitempty"`
 	ReadOnly   bool              `json:"readOnly,omitempty"`
 	Pod        Pod               `json:"pod,omitzero"`
 	Created    time.Time         `json:"created"`
@@ -66,7 +67,7 @@ type Record struct {
 
 // sameRequest says whether r was made for the same arguments.
 func (r *Record) sameRequest(req Request) bool {
-	return r.Target == req.Target && r.ReadOnly == req.ReadOnly && maps.Equal(r.Attributes, req.Attributes) &&
+	return r.Target == req.Target && r.ReadOnly == req.ReadOnly && r.Context == req.Context && maps.Equal(r.Attributes, req.Attributes) &&
 		(r.Group == nil) == (req.Group == nil) && (r.Group == nil || *r.Group == *req.Group)
 }
 

@@ -17,10 +17,11 @@ type superblock struct {
 	root   *os.File
 }
 
-// newSuperblock makes a file system. The caller must close root; if it was not attached, the file system then goes.
-func newSuperblock(fsType string, o owner, options map[string]string) (_ *superblock, err error) {
+// newSuperblock makes a file system whose files have an SELinux context, if one is given. The caller must close root; if it
+// was not attached, the file system then goes.
+func newSuperblock(fsType string, o owner, label string, options map[string]string) (_ *superblock, err error) {
 	defer func() {
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrContext) {
 			err = fmt.Errorf("mount %s: %w", fsType, err)
 		}
 	}()
@@ -32,6 +33,11 @@ func newSuperblock(fsType string, o owner, options map[string]string) (_ *superb
 	for key, value := range options {
 		if err := unix.FsconfigSetString(fs, key, value); err != nil {
 			return nil, fmt.Errorf("option %s: %w", key, err)
+		}
+	}
+	if label != "" {
+		if err := setContext(fs, label); err != nil {
+			return nil, err
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
@@ -101,6 +107,15 @@ func (s *superblock) freeze() error {
 	}
 	if err := unix.FsconfigReconfigure(fs); err != nil {
 		return fmt.Errorf("make %s read-only: %w", s.fsType, err)
+	}
+	return nil
+}
+
+// lock makes the mount read-only, and every copy of it, but not the superblock.
+func (s *superblock) lock() error {
+	err := unix.MountSetattr(s.fd(), "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	if err != nil {
+		return fmt.Errorf("make the mount of %s read-only: %w", s.fsType, err)
 	}
 	return nil
 }
