@@ -35,6 +35,10 @@ test: setup-test vet ## Run every test. As root; without, kernel tests skip. PAC
 test-vm: setup-vm ## Run the kernel tests on Linux 6.1 and 6.12 too, in QEMU. KERNEL=6.1 runs one, PACKAGES=./loader and RUN=Load some
 	$(GO) run ./e2e/vm $(if $(KERNEL),-kernel $(KERNEL)) $(if $(RUN),-run '$(RUN)') $(filter-out ./...,$(PACKAGES))
 
+.PHONY: sanity
+sanity: setup-demo ## Run csi-sanity, CSI's conformance suite, against the real daemon and kernel. As root
+	$(GO) test -C e2e/sanity -timeout 15m -count=1 -v .
+
 .PHONY: fuzz
 fuzz: ## Fuzz everything that reads what others wrote, FUZZTIME (20s) each. PACKAGES='./loader ./verify/...' fuzzes some
 	@grep -rlE '^func Fuzz' --include='*_test.go' $(patsubst %/...,%,$(PACKAGES)) | while read -r file; do \
@@ -51,6 +55,7 @@ bench: setup-demo build ## Print the figures, a line each. As root. BENCH=node r
 lint: vet bin/golangci-lint ## Check format, vet and lint
 	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
 	bin/golangci-lint run $(PACKAGES)
+	cd e2e/sanity && ../../bin/golangci-lint run # a module of its own
 
 .PHONY: vet
 vet:

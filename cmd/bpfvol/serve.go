@@ -31,6 +31,7 @@ type serveOptions struct {
 	kubeletDir string
 	httpAddr   string
 	register   bool
+	controller bool
 	cacheSize  sizeFlag
 }
 
@@ -87,6 +88,7 @@ how many.`),
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "`FILE` that leads to the cluster of the policies; default the cluster that this pod runs in")
 	f.StringVar(&o.httpAddr, "http", ":9808", "`ADDRESS` of /metrics, /healthz and /readyz; empty: off")
 	f.BoolVar(&o.register, "register", false, "register the driver with kubelet; without it, a node-driver-registrar beside this one has to")
+	f.BoolVar(&o.controller, "controller", false, "serve CSI's Controller service, too, for a sidecar external-provisioner; bpfvol provision needs none")
 	o.cacheSize = image.DefaultCacheSize
 	f.Var(&o.cacheSize, "cache-size", "`SIZE` of the image cache; images that no volume was made from are removed, the longest unused first")
 	klogFlags := flag.NewFlagSet("", flag.ContinueOnError)
@@ -149,7 +151,7 @@ func (o *serveOptions) run(ctx context.Context) error {
 		return err
 	}
 	server, err := csi.New(csi.Options{
-		Driver: o.driverName, NodeID: o.nodeID, Version: version, Engine: engine, PodsDir: pods, RegistryDir: registry,
+		Driver: o.driverName, NodeID: o.nodeID, Version: version, Engine: engine, PodsDir: pods, RegistryDir: registry, Controller: o.controller,
 	})
 	if err != nil {
 		return err

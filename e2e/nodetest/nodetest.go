@@ -76,7 +76,7 @@ var binary = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(binDir, "bpfvol")
-	out, err := exec.Command("go", "build", "-buildvcs=false", "-o", path, "github.com/bpfvol/bpfvol/cmd/bpfvol").CombinedOutput()
+	out, err := exec.Command("go", "build", "-C", "../..", "-buildvcs=false", "-o", path, "./cmd/bpfvol").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("go build: %w: %s", err, out)
 	}

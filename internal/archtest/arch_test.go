@@ -28,6 +28,7 @@ var floors = map[string]int{
 	"internal/kernelstate":   0,
 	"internal/panics":        0,
 	"bpf":                    0,
+	"internal/claim":         1,
 	"internal/image":         1,
 	"verify":                 2,
 	"internal/netns":         2,

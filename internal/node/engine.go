@@ -185,8 +185,9 @@ func (e *Engine) Stats(_ context.Context, id, target string) (pins int, err erro
 	if err != nil {
 		return 0, err
 	}
-	if rec.Target != target || rec.State != statePublished {
+	t := rec.Target(target)
+	if t == nil || t.State != statePublished {
 		return 0, fmt.Errorf("%w at this path", ErrUnknownVolume)
 	}
-	return rec.Files, nil
+	return t.Files, nil
 }

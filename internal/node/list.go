@@ -15,10 +15,11 @@ import (
 // Volume is one volume as List shows it: its record, and how it is.
 type Volume struct {
 	Record
-	Mounted bool   `json:"mounted"` // the target shows it
+	Mounted bool   `json:"mounted"` // each target shows it
 	Health  Health `json:"health"`
 
-	name string // of its record and pins
+	name      string // of its record and pins
+	unmounted int    // targets that are published and do not show it
 }
 
 // Count returns how many volumes have a record. Unlike List it looks at no volume.
@@ -82,6 +83,18 @@ func (e *Engine) volume(name string) (Volume, error) {
 	} else if err != nil {
 		return Volume{Record: Record{VolumeID: name, State: stateUnreadable}, name: name}, nil
 	}
-	mounted, err := podfs.Mounted(rec.Target)
-	return Volume{Record: *rec, Mounted: mounted, name: name}, err
+	v := Volume{Record: *rec, Mounted: true, name: name}
+	for _, t := range rec.Targets {
+		mounted, err := podfs.Mounted(t.Path)
+		if err != nil {
+			return Volume{}, err
+		}
+		if !mounted {
+			v.Mounted = false
+		}
+		if !mounted && t.State == statePublished {
+			v.unmounted++
+		}
+	}
+	return v, nil
 }

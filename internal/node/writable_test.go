@@ -57,26 +57,38 @@ func TestPodWritesWhatItsProgramReads(t *testing.T) {
 // pod of several that it wants less.
 func TestReadOnlyVolumeHasNothingToWrite(t *testing.T) {
 	f := newFixture(t)
-	req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)
-	req.Attributes["maps"] = "hits:rw"
-	req.ReadOnly = true
-	if err := f.Publish(f.ctx, req); !errors.As(err, new(*volume.AttributeError)) {
+	own := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)
+	own.Attributes["maps"] = "hits:rw"
+	own.ReadOnly = true
+	if err := f.Publish(f.ctx, own); !errors.As(err, new(*volume.AttributeError)) {
 		t.Errorf("a pod's own volume: %v, want an *AttributeError", err)
 	}
-	f.wantNothing(t, req)
+	f.wantNothing(t, own)
 
-	req.Subject.Persistent = true
-	f.publish(t, req)
-	if _, err := os.Stat(filepath.Join(req.Target, "rw")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("rw: %v, want none there", err)
+	reader := own
+	reader.Subject.Persistent = true
+	f.publish(t, reader)
+	writer := f.request(t, "", "")
+	writer.VolumeID, writer.Attributes, writer.Subject = reader.VolumeID, reader.Attributes, reader.Subject
+	f.publish(t, writer)
+	for access, req := range map[volume.Access]Request{volume.ReadOnly: reader, volume.ReadWrite: writer} {
+		v, err := podfs.Read(req.Target)
+		if err != nil || len(v.Maps) != 1 || v.Maps[0].Access != access {
+			t.Errorf("volume.json says %+v, %v; want access %s", v.Maps, err, access)
+		}
 	}
-	v, err := podfs.Read(req.Target)
-	if err != nil || len(v.Maps) != 1 || v.Maps[0].Access != volume.ReadOnly {
-		t.Errorf("volume.json says %+v, %v; want access ro", v.Maps, err)
+	if _, err := os.Stat(filepath.Join(reader.Target, "rw")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("rw of the reader: %v, want none there", err)
 	}
-	before := hits(t, req.Target)
-	getpgid(t, 1)
-	if got := hits(t, req.Target); got != before+1 {
-		t.Errorf("counted %d, want %d", got, before+1)
+	m, err := ebpf.LoadPinnedMap(filepath.Join(writer.Target, "rw", "hits"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if err := m.Put(uint32(0), uint64(1_000_000)); err != nil {
+		t.Fatal(err)
+	}
+	if got := hits(t, reader.Target); got < 1_000_000 {
+		t.Errorf("the reader sees %d, want what the writer wrote", got)
 	}
 }
