@@ -117,7 +117,7 @@ type Request struct {
 	Pod        Pod
 	// Group is whose the mounted files are; nil: everyone's.
 	Group *int
-	// Context is the SELinux context of the mounted files; "": the node's policy says.
+	// Context is the SELinux context of the mounted files; "": one that every container may use.
 	Context string
 	// ReadOnly takes from the pod what it may write of a PersistentVolume. A volume of its own that asks for maps to write
 	// cannot be read-only.

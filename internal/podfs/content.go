@@ -25,7 +25,7 @@ type Content struct {
 	Iterators []Iterator
 	// Group may use the volume, and nobody else. Nil: everybody may.
 	Group *int
-	// Context is the SELinux context of all files. "": the node's policy says.
+	// Context is the SELinux context of all files. "": where there is SELinux, one that every container may use.
 	Context string
 }
 

@@ -19,8 +19,8 @@ import (
 // newPins makes a bpffs with the volume's directories. Only those are attached: kernels with
 // CONFIG_BPF_PRELOAD put iterators over all maps and programs of the machine into the root, which are none of the pod's
 // business, and let nobody remove them.
-func newPins(label string, dirs ...string) (*superblock, error) {
-	s, err := newSuperblock("bpf", everybody, label, nil)
+func newPins(l label, dirs ...string) (*superblock, error) {
+	s, err := newSuperblock("bpf", everybody, l, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -92,8 +92,8 @@ func pinAs(m Map, dir string, s *superblock, o owner) error {
 //
 // The mount is read-only all the same: that stops who would make, rename or remove files, a container's root too, and
 // does not stop BPF_OBJ_GET, which asks the superblock and the file's mode (bpf_obj_do_get in kernel/bpf/inode.c).
-func newWritable(label string, maps []Map) (_ *superblock, err error) {
-	s, err := newPins(label, dirWritable)
+func newWritable(l label, maps []Map) (_ *superblock, err error) {
+	s, err := newPins(l, dirWritable)
 	if err != nil {
 		return nil, err
 	}

@@ -129,8 +129,12 @@ func makeTarget(parent *os.File, target string) (_ *os.File, created bool, err e
 }
 
 func (t *Tree) fill(ctx context.Context, c Content) (err error) {
+	l, err := labelOf(c.Context)
+	if err != nil {
+		return err
+	}
 	t.dirs = c.Volume.dirs()
-	if t.pins, err = newPins(c.Context, t.dirs...); err != nil {
+	if t.pins, err = newPins(l, t.dirs...); err != nil {
 		return err
 	}
 	for _, it := range c.Iterators {
@@ -154,7 +158,7 @@ func (t *Tree) fill(ctx context.Context, c Content) (err error) {
 	}
 	dirs := t.dirs
 	if c.writable() {
-		if t.rw, err = newWritable(c.Context, c.Maps); err != nil {
+		if t.rw, err = newWritable(l, c.Maps); err != nil {
 			return err
 		}
 		dirs = append(dirs, dirWritable)
@@ -163,7 +167,7 @@ func (t *Tree) fill(ctx context.Context, c Content) (err error) {
 	if err != nil {
 		return fmt.Errorf("%s: %w", fileVolume, err)
 	}
-	if t.top, err = newTop(append(text, '\n'), c.Types, dirs, c.owner(), c.Context); err != nil {
+	if t.top, err = newTop(append(text, '\n'), c.Types, dirs, c.owner(), l); err != nil {
 		return err
 	}
 	for _, s := range []*superblock{t.pins, t.top} {
@@ -175,10 +179,10 @@ func (t *Tree) fill(ctx context.Context, c Content) (err error) {
 }
 
 // newTop makes the tmpfs, as large as its files.
-func newTop(text, types []byte, dirs []string, o owner, label string) (_ *superblock, err error) {
+func newTop(text, types []byte, dirs []string, o owner, l label) (_ *superblock, err error) {
 	const page, inodes = 4096, 16
 	pages := len(text)/page + len(types)/page + inodes
-	s, err := newSuperblock("tmpfs", o, label, map[string]string{
+	s, err := newSuperblock("tmpfs", o, l, map[string]string{
 		"source":    source,
 		"size":      strconv.Itoa(pages * page),
 		"nr_inodes": strconv.Itoa(inodes),

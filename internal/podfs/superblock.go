@@ -17,9 +17,8 @@ type superblock struct {
 	root   *os.File
 }
 
-// newSuperblock makes a file system whose files have an SELinux context, if one is given. The caller must close root; if it
-// was not attached, the file system then goes.
-func newSuperblock(fsType string, o owner, label string, options map[string]string) (_ *superblock, err error) {
+// newSuperblock makes a file system. The caller must close root; if it was not attached, the file system then goes.
+func newSuperblock(fsType string, o owner, l label, options map[string]string) (_ *superblock, err error) {
 	defer func() {
 		if err != nil && !errors.Is(err, ErrContext) {
 			err = fmt.Errorf("mount %s: %w", fsType, err)
@@ -35,10 +34,8 @@ func newSuperblock(fsType string, o owner, label string, options map[string]stri
 			return nil, fmt.Errorf("option %s: %w", key, err)
 		}
 	}
-	if label != "" {
-		if err := setContext(fs, label); err != nil {
-			return nil, err
-		}
+	if err := l.set(fs); err != nil {
+		return nil, err
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return nil, err
