@@ -155,10 +155,8 @@ func TestPodConsumesRingBuffer(t *testing.T) {
 	c := writable(t)
 	dir := mounted(t, c)
 	verdict(t, c)
-	for _, who := range []container{app, shiftedApp} {
-		if got := in(t, who, dir, "consume", "maps/events"); got != "EROFS" {
-			t.Errorf("through maps/: %s, want EROFS", got)
-		}
+	if got := in(t, app, dir, "consume", "maps/events"); got != "EROFS" {
+		t.Errorf("through maps/: %s, want EROFS", got)
 	}
 	if got := in(t, app, dir, "consume", "rw/events"); got != "ok 12" {
 		t.Errorf("through rw/: %s, want the event 12", got)
@@ -170,17 +168,19 @@ func TestWritableDirectoryIsFixed(t *testing.T) {
 	bpftest.NothingLeft(t)
 	dir := mounted(t, writable(t))
 	before := files(t, dir)
-	for _, c := range []container{appRoot, app, shiftedRoot, shiftedApp} {
-		got := in(t, c, dir, "rearrange", "rw")
-		for _, attempt := range strings.Fields(got) {
-			_, err, _ := strings.Cut(attempt, "=")
-			if err != "EROFS" && err != "EACCES" && err != "EPERM" && err != "EOVERFLOW" || c.uid == 0 && !c.shifted && err != "EROFS" {
-				t.Errorf("container %v: %s", c, attempt)
+	for who, c := range map[string]container{"root": appRoot, "user": app, "root of a user namespace": shiftedRoot, "user of a user namespace": shiftedApp} {
+		t.Run(who, func(t *testing.T) {
+			got := in(t, c, dir, "rearrange", "rw")
+			for _, attempt := range strings.Fields(got) {
+				_, err, _ := strings.Cut(attempt, "=")
+				if err != "EROFS" && err != "EACCES" && err != "EPERM" && err != "EOVERFLOW" || who == "root" && err != "EROFS" {
+					t.Error(attempt)
+				}
 			}
-		}
-		if strings.Count(got, "=") != 9 {
-			t.Errorf("container %v: %s", c, got)
-		}
+			if strings.Count(got, "=") != 9 {
+				t.Error(got)
+			}
+		})
 	}
 	if after := files(t, dir); !slices.Equal(before, after) {
 		t.Errorf("files were %v, are %v", before, after)
