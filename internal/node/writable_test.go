@@ -49,6 +49,9 @@ func TestPodWritesWhatItsProgramReads(t *testing.T) {
 	if err := setFlow(t, filepath.Join(req.Target, "rw", "flows"), saddr, 1000); err != nil {
 		t.Fatalf("through rw/: %v", err)
 	}
+	if n, err := f.Stats(f.ctx, req.VolumeID, req.Target); err != nil || n != 5 {
+		t.Errorf("Stats: %d, %v; want 5 files: two in maps, two in json, one in rw", n, err)
+	}
 	b.SendUDP(t, a.Addr, 1)
 	wantLine(t, req.Target, "flows", `{"saddr":"`+b.Addr.String()+`","protocol":"UDP"},"value":{"packets":1001,`)
 }

@@ -27,7 +27,7 @@
 //   - a failed Mount leaves nothing (TestMountFails), a killed one only what Unmount takes away (TestKilledWhileMounting);
 //   - a target that is a symlink, holds files or is somebody else's mount is left alone, as is one behind a symlink
 //     below the root (TestTargets); all mounting goes through descriptors, so that swapping a directory for a symlink
-//     in between leads nowhere;
+//     in between leads nowhere (TestParentIsSwapped, TestParentIsSwappedAfterTheCheck);
 //   - Unmount twice is Unmount once (TestUnmountIsIdempotent), and it deletes no file that is not ours (TestTargets);
 //   - the mount survives this process: it holds no descriptor (bpftest.Main).
 package podfs

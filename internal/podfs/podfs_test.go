@@ -324,6 +324,30 @@ func TestParentIsSwapped(t *testing.T) {
 	unmount(t, base+"/moved/mount")
 }
 
+// TestParentIsSwappedAfterTheCheck has somebody do the same between Check and Mount: what was checked is no promise.
+func TestParentIsSwappedAfterTheCheck(t *testing.T) {
+	bpftest.NothingLeft(t)
+	base := filepath.Dir(target(t))
+	for _, dir := range []string{"/pod", "/outside/mount"} {
+		if err := os.MkdirAll(base+dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Check(base+"/pod/mount", base); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Rename(base+"/pod", base+"/moved"), os.Symlink(base+"/outside", base+"/pod")); err != nil {
+		t.Fatal(err)
+	}
+	before := files(t, base)
+	if err := mountContent(t.Context(), base+"/pod/mount", content(t), Options{Types: types, Root: base}); !errors.Is(err, ErrTarget) {
+		t.Errorf("Mount: %v, want ErrTarget", err)
+	}
+	if diff := cmp.Diff(before, files(t, base)); diff != "" {
+		t.Errorf("files (-before +after):\n%s", diff)
+	}
+}
+
 func TestNoTypesNoFile(t *testing.T) {
 	bpftest.NothingLeft(t)
 	c := content(t)
