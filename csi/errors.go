@@ -57,7 +57,7 @@ func CodeOf(err error) codes.Code {
 		return codes.DataLoss
 	case isAny(err, node.ErrUnknownVolume, errNoVolume, image.ErrNotFound, image.ErrNotCached, loader.ErrNotFound):
 		return codes.NotFound
-	case isAny(err, hook.ErrMissing, hook.ErrUnfit, dispatcher.ErrMissing, dispatcher.ErrForeign, dispatcher.ErrMode, podfs.ErrTarget, podfs.ErrWritable,
+	case isAny(err, hook.ErrMissing, hook.ErrUnfit, dispatcher.ErrMissing, dispatcher.ErrForeign, dispatcher.ErrMode, podfs.ErrTarget, podfs.ErrContext,
 		loader.ErrUnsupported, ebpf.ErrNotSupported):
 		return codes.FailedPrecondition
 

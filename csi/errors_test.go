@@ -89,7 +89,6 @@ func TestCodes(t *testing.T) {
 
 		{"kernel feature missing", loader.ErrUnsupported, codes.FailedPrecondition},
 		{"kernel feature missing at a hook", ebpf.ErrNotSupported, codes.FailedPrecondition},
-		{"writable maps of a later version", podfs.ErrWritable, codes.FailedPrecondition},
 		{"interface missing", &dispatcher.InterfaceError{}, codes.FailedPrecondition},
 		{"tracepoint, symbol missing", &hook.MissingError{}, codes.FailedPrecondition},
 		{"hook that the kernel refuses", &hook.RefusedError{Err: syscall.EPERM}, codes.FailedPrecondition},

@@ -195,6 +195,7 @@ func (v *decided) target(req Request) Target {
 		Path:      req.Target,
 		Pod:       req.Pod,
 		Group:     req.Group,
+		Context:   req.Context,
 		ReadOnly:  req.ReadOnly,
 		Policy:    v.grant.Policy.Name,
 		Authority: v.grant.Signer.Authority,

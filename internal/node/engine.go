@@ -122,8 +122,12 @@ type Request struct {
 	Attributes map[string]string
 	Subject    verify.Subject
 	Pod        Pod
-	// Group owns the mounted files; nil: everyone may read them.
-	Group    *int
+	// Group is whose the mounted files are; nil: everyone's.
+	Group *int
+	// Context is the SELinux context of the mounted files; "": one that every container may use.
+	Context string
+	// ReadOnly takes from the pod what it may write of a PersistentVolume. A volume of its own that asks for maps to write
+	// cannot be read-only.
 	ReadOnly bool
 	Keyring  image.Keyring
 }

@@ -59,6 +59,7 @@ type Target struct {
 	Path     string `json:"path"`
 	Pod      Pod    `json:"pod,omitzero"`
 	Group    *int   `json:"group,omitempty"`
+	Context  string `json:"context,omitempty"`
 	ReadOnly bool   `json:"readOnly,omitempty"`
 	// Device is the file system of kubelet's pods, which tells pods that are gone from a disk that is.
 	Device uint64 `json:"device,omitempty"`
@@ -122,7 +123,7 @@ func (r *Record) settles(req Request) (bool, error) {
 	switch {
 	case t == nil && same && r.Persistent && req.Subject.Persistent:
 		return false, nil
-	case t != nil && same && t.ReadOnly == req.ReadOnly &&
+	case t != nil && same && t.ReadOnly == req.ReadOnly && t.Context == req.Context &&
 		(t.Group == nil) == (req.Group == nil) && (t.Group == nil || *t.Group == *req.Group):
 		return true, nil
 	}
