@@ -134,7 +134,7 @@ func (o *stateOptions) unpublish(ctx context.Context, dir string, stderr io.Writ
 			return fmt.Errorf("%s is the volume of pod %s/%s; delete the pod", target, pod.Namespace, pod.Name)
 		}
 	}
-	engine, err := node.Open(node.Options{StateDir: o.stateDir, BPFFSDir: o.bpffsDir})
+	engine, err := node.Open(o.options())
 	if err != nil {
 		return err
 	}
@@ -209,17 +209,18 @@ func (o *publishOptions) publish(ctx context.Context, ref, dir string, stderr io
 	}
 	pulled := announce(stderr, "pulling %s", ref)
 	defer pulled()
-	engine, err := node.Open(node.Options{
-		StateDir: o.stateDir, BPFFSDir: o.bpffsDir, Images: images, Policies: policies, MemberStats: o.memberStats, LibXDP: o.libxdp,
-		Reached: func(s node.Stage) {
-			if s == node.StageOpened {
-				pulled()
-			}
-			if o.verbose {
-				fmt.Fprintf(stderr, "%s\n", s)
-			}
-		},
-	})
+	options := o.stateOptions.options()
+	options.Images, options.Policies = images, policies
+	options.MemberStats, options.LibXDP = o.memberStats, o.libxdp
+	options.Reached = func(s node.Stage) {
+		if s == node.StageOpened {
+			pulled()
+		}
+		if o.verbose {
+			fmt.Fprintf(stderr, "%s\n", s)
+		}
+	}
+	engine, err := node.Open(options)
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,8 @@ var floors = map[string]int{
 	"internal/image":         1,
 	"verify":                 2,
 	"internal/netns":         2,
+	"internal/host":          1,
+	"internal/privilege":     1,
 	"internal/pin":           2,
 	"verify/cosign":          3,
 	"internal/cluster":       3,
@@ -76,7 +78,8 @@ var homes = map[string][]string{
 	"github.com/vishvananda/netlink":              {"dispatcher", "internal/doctor", "internal/libxdp"},
 	"k8s.io/mount-utils":                          {"internal/doctor"},
 	"k8s.io/client-go":                            {"internal/cluster"},
-	"golang.org/x/sys/unix":                       {"dispatcher", "internal/doctor", "internal/hook", "internal/kernelstate", "internal/libxdp", "internal/netns", "internal/node", "internal/pin", "internal/podfs", "internal/podfs/mapjson"},
+	"golang.org/x/sys/unix":                       {"dispatcher", "internal/doctor", "internal/hook", "internal/host", "internal/kernelstate", "internal/libxdp", "internal/netns", "internal/node", "internal/pin", "internal/podfs", "internal/podfs/mapjson", "internal/privilege"},
+	"kernel.org/pub/linux/libs/security/libcap":   {"internal/privilege"},
 	"github.com/spf13/cobra":                      {"cmd/bpfvol"},
 	"github.com/prometheus/client_golang":         {"cmd/bpfvol"},
 }

@@ -44,8 +44,12 @@ type basis struct {
 	digest, object digest.Digest
 }
 
-func pointsHere(_ context.Context, a volume.Attach) ([]dispatcher.Point, error) {
-	return dispatcher.Resolve(a.Hook)
+func (e *Engine) pointsHere(_ context.Context, a volume.Attach) (points []dispatcher.Point, err error) {
+	err = e.opts.Host.Do(func() (err error) {
+		points, err = dispatcher.Resolve(a.Hook)
+		return err
+	})
+	return points, err
 }
 
 // decide carries req through the stages that have no effect. The first result is nil unless the second one is Admitted.

@@ -29,16 +29,18 @@ func (e *Engine) Count() (int, error) {
 }
 
 // List returns every volume with a record, by id.
-func (e *Engine) List() ([]Volume, error) {
-	volumes, err := e.volumes()
-	if err != nil {
-		return nil, err
-	}
-	points, unread := e.points.Status()
-	for i := range volumes {
-		volumes[i].Health = e.examine(volumes[i], points, unread)
-	}
-	return volumes, nil
+func (e *Engine) List() (volumes []Volume, err error) {
+	err = e.opts.Host.Do(func() error {
+		if volumes, err = e.volumes(); err != nil {
+			return err
+		}
+		points, unread := e.points.Status()
+		for i := range volumes {
+			volumes[i].Health = e.examine(volumes[i], points, unread)
+		}
+		return nil
+	})
+	return volumes, err
 }
 
 // Images returns the digests of the images that volumes with a record were made from.

@@ -30,7 +30,7 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 	if err != nil {
 		return err
 	}
-	if err := podfs.Check(req.Target, e.opts.TargetRoot); err != nil {
+	if err := e.opts.Host.Do(func() error { return podfs.Check(req.Target, e.opts.TargetRoot) }); err != nil {
 		return err
 	}
 	name := volume.FileName(req.VolumeID)
@@ -40,11 +40,15 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 	}
 	defer unlock()
 
-	rec, err := e.standing(ctx, name, req)
+	var rec *Record
+	err = e.opts.Host.Do(func() (err error) {
+		rec, err = e.standing(ctx, name, req)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	on := basis{points: pointsHere}
+	on := basis{points: e.pointsHere}
 	if rec != nil {
 		if done, err := rec.settles(req); done || err != nil {
 			return err
@@ -56,20 +60,27 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 	if d.Err != nil {
 		return d.Err
 	}
-	publish := e.join
+	effects := e.join
 	if rec == nil {
-		rec, publish = v.record(req), e.apply
+		rec, effects = v.record(req), e.apply
 	} else {
 		rec.Targets = append(rec.Targets, v.target(req))
 	}
+	return e.opts.Host.Do(func() error { return e.carryOut(ctx, name, v, rec, req.Target, effects) })
+}
+
+// carryOut makes the effects of a publish, or takes back what it made of them.
+func (e *Engine) carryOut(
+	ctx context.Context, name string, v *decided, rec *Record, target string, effects func(context.Context, string, *decided, *Record) error,
+) error {
 	if err := e.records.write(rec); err != nil {
 		return err // nothing has changed
 	}
 	e.reached(StageRecorded)
-	if err := publish(ctx, name, v, rec); err != nil {
+	if err := effects(ctx, name, v, rec); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownTimeout)
 		defer cancel()
-		if terr := e.take(undo, name, rec, req.Target); terr != nil {
+		if terr := e.take(undo, name, rec, target); terr != nil {
 			return fmt.Errorf("%w: %w; after: %w", ErrTeardown, terr, err)
 		}
 		return err

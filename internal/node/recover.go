@@ -17,6 +17,10 @@ import (
 // its next call: it must not keep every other volume of the node from being published. Call it once before the first
 // Publish.
 func (e *Engine) Recover(ctx context.Context) error {
+	return e.opts.Host.Do(func() error { return e.recover(ctx) })
+}
+
+func (e *Engine) recover(ctx context.Context) error {
 	names, err := e.suspects(ctx)
 	if err != nil {
 		return err

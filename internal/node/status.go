@@ -70,7 +70,15 @@ type MemberStatus struct {
 
 // Status returns every point at which a volume's program runs, read from the kernel: interfaces first, by name, those of
 // other network namespaces last, then the hooks that have none. What cannot be read is an error, and hides nothing else.
-func (e *Engine) Status() ([]PointStatus, error) {
+func (e *Engine) Status() (points []PointStatus, err error) {
+	err = e.opts.Host.Do(func() (err error) {
+		points, err = e.status()
+		return err
+	})
+	return points, err
+}
+
+func (e *Engine) status() ([]PointStatus, error) {
 	volumes, err := e.volumes()
 	if err != nil {
 		return nil, err

@@ -22,6 +22,10 @@ import (
 // Unpublish takes a target away, and with the last one all of the volume. It is idempotent: a volume that is not there, or
 // is not at this target, is no error.
 func (e *Engine) Unpublish(ctx context.Context, id, target string) error {
+	return e.opts.Host.Do(func() error { return e.unpublish(ctx, id, target) })
+}
+
+func (e *Engine) unpublish(ctx context.Context, id, target string) error {
 	name := volume.FileName(id)
 	unlock, err := e.locks.try(name)
 	if err != nil {
