@@ -40,6 +40,10 @@ e2e: setup-e2e ## Run a real Kubernetes node with the plugin on it, and its scen
 	@start=$$(date +%s); $(GO) test -tags=grpcnotrace,e2e -count=1 -timeout 40m -v $(if $(RUN),-run '$(RUN)') ./e2e/kubernetes; status=$$?; \
 	echo "BENCH e2e.total_s $$(($$(date +%s) - start)) s"; exit $$status
 
+.PHONY: sanity
+sanity: setup-demo ## Run csi-sanity, CSI's conformance suite, against the real daemon and kernel. As root
+	$(GO) test -C e2e/sanity -timeout 15m -count=1 -v .
+
 .PHONY: fuzz
 fuzz: ## Fuzz everything that reads what others wrote, FUZZTIME (20s) each. PACKAGES='./loader ./verify/...' fuzzes some
 	@grep -rlE '^func Fuzz' --include='*_test.go' $(patsubst %/...,%,$(PACKAGES)) | while read -r file; do \
@@ -56,6 +60,7 @@ bench: setup-demo build ## Print the figures, a line each. As root. BENCH=node r
 lint: vet bin/golangci-lint ## Check format, vet and lint
 	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
 	bin/golangci-lint run $(PACKAGES)
+	cd e2e/sanity && ../../bin/golangci-lint run # a module of its own
 
 .PHONY: vet
 vet:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package csi is the edge to kubelet: the Identity and Node services of CSI 1.13 over a unix socket, and the registration
-// that leads kubelet there. It checks requests, turns them into calls of the engine, and turns the engine's errors into
+// Package csi is the edge to kubelet: the Identity and Node services of CSI 1.13 over a unix socket, where wanted the
+// Controller service, and the registration that leads kubelet there. It checks requests, turns them into calls of the engine, and turns the engine's errors into
 // codes.
 //
 //	NodePublishVolume -> publishRequest -> Engine.Publish -> CodeOf -> status
@@ -14,6 +14,7 @@
 //   - who asks is read from kubelet's keys alone, and they name the pod whose directory the target is in
 //     (TestPodInfo);
 //   - a publish is answered before kubelet stops waiting (TestPublishBudget);
+//   - a volume of a StorageClass is its parameters, refused where a node would refuse them (TestCreateVolume);
 //   - calls in flight finish before Serve returns (TestServeFinishesCallsInFlight);
 //   - kubelet learns of the driver when it takes calls, not before (TestDriverAnswersBeforeItIsRegistered), again when
 //     somebody removed the socket that told it (TestRegistrationSocketComesBack), and a refusal is said aloud

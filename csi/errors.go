@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/bpfvol/bpfvol/dispatcher"
+	"github.com/bpfvol/bpfvol/internal/claim"
 	"github.com/bpfvol/bpfvol/internal/hook"
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/node"
@@ -35,7 +36,7 @@ func CodeOf(err error) codes.Code {
 		return codes.Aborted
 	case isAny(err, errNotReady, image.ErrUnavailable, verify.ErrUnavailable):
 		return codes.Unavailable
-	case isAny(err, node.ErrConflict):
+	case isAny(err, node.ErrConflict, errOtherVolume):
 		return codes.AlreadyExists
 
 	// A program that the verifier refuses for its size also says E2BIG, and no node will ever have room for it.
@@ -44,7 +45,7 @@ func CodeOf(err error) codes.Code {
 	case isAny(err, dispatcher.ErrFull, syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE):
 		return codes.ResourceExhausted
 
-	case as[*requestError](err), as[*volume.AttributeError](err), as[*loader.VerifierError](err),
+	case as[*requestError](err), as[*volume.AttributeError](err), as[*claim.ParameterError](err), as[*loader.VerifierError](err),
 		isAny(err, podfs.ErrTargetPath, loader.ErrInvalid, image.ErrReference, image.ErrUnsupported, image.ErrNoObject,
 			image.ErrAmbiguous, image.ErrPlatform, image.ErrTooLarge):
 		return codes.InvalidArgument
@@ -54,7 +55,7 @@ func CodeOf(err error) codes.Code {
 		return codes.Unauthenticated
 	case isAny(err, image.ErrDigestMismatch):
 		return codes.DataLoss
-	case isAny(err, node.ErrUnknownVolume, image.ErrNotFound, image.ErrNotCached, loader.ErrNotFound):
+	case isAny(err, node.ErrUnknownVolume, errNoVolume, image.ErrNotFound, image.ErrNotCached, loader.ErrNotFound):
 		return codes.NotFound
 	case isAny(err, hook.ErrMissing, hook.ErrUnfit, dispatcher.ErrMissing, dispatcher.ErrForeign, dispatcher.ErrMode, podfs.ErrTarget, podfs.ErrWritable,
 		loader.ErrUnsupported, ebpf.ErrNotSupported):

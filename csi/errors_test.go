@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/bpfvol/bpfvol/dispatcher"
+	"github.com/bpfvol/bpfvol/internal/claim"
 	"github.com/bpfvol/bpfvol/internal/hook"
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/node"
@@ -37,6 +38,7 @@ func TestCodes(t *testing.T) {
 		{"nothing wrong", nil, codes.OK},
 
 		{"unknown key, malformed attribute", &volume.AttributeError{Key: "programs"}, codes.InvalidArgument},
+		{"bad parameter of a class", &claim.ParameterError{Key: "programs"}, codes.InvalidArgument},
 		{"bad capability", &requestError{"fsType", "ext4"}, codes.InvalidArgument},
 		{"target path", podfs.ErrTargetPath, codes.InvalidArgument},
 		{"malformed reference", image.ErrReference, codes.InvalidArgument},
@@ -57,6 +59,9 @@ func TestCodes(t *testing.T) {
 		{"program, map not found", loader.ErrNotFound, codes.NotFound},
 		{"volume not found", node.ErrUnknownVolume, codes.NotFound},
 
+		{"volume that the controller never made", errNoVolume, codes.NotFound},
+
+		{"same name, other parameters or capacity", errOtherVolume, codes.AlreadyExists},
 		{"same volume and target, other arguments", node.ErrConflict, codes.AlreadyExists},
 
 		{"operation in flight on this volume", node.ErrBusy, codes.Aborted},

@@ -14,9 +14,15 @@ func (s *Server) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*csi
 	return &csi.GetPluginInfoResponse{Name: s.opts.Driver, VendorVersion: s.opts.Version}, nil
 }
 
-// GetPluginCapabilities returns none: there is no controller service.
+// GetPluginCapabilities says whether there is a Controller service.
 func (s *Server) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
-	return &csi.GetPluginCapabilitiesResponse{}, nil
+	resp := &csi.GetPluginCapabilitiesResponse{}
+	if s.controller != nil {
+		resp.Capabilities = []*csi.PluginCapability{{Type: &csi.PluginCapability_Service_{
+			Service: &csi.PluginCapability_Service{Type: csi.PluginCapability_Service_CONTROLLER_SERVICE},
+		}}}
+	}
+	return resp, nil
 }
 
 // Probe says whether recovery is done. It never fails for what the kernel can't do: that would restart the plugin in

@@ -25,6 +25,8 @@ func shown(req any) any {
 		return map[string]string{"target": r.GetTargetPath()}
 	case *csi.NodeGetVolumeStatsRequest:
 		return map[string]string{"path": r.GetVolumePath()}
+	case *csi.CreateVolumeRequest:
+		return loggedCreate{req: r}
 	}
 	return fmt.Sprintf("%T", req)
 }
@@ -52,6 +54,17 @@ func (l loggedPublish) MarshalLog() any {
 		"readOnly":   l.req.GetReadonly(),
 		"secrets":    len(l.req.GetSecrets()),
 	}
+}
+
+// loggedCreate is loggedPublish for a volume that is not a pod's yet.
+type loggedCreate struct{ req *csi.CreateVolumeRequest }
+
+func (l loggedCreate) MarshalLog() any {
+	parameters := make(map[string]string, len(l.req.GetParameters()))
+	for key, value := range l.req.GetParameters() {
+		parameters[loggable(key)] = loggable(value)
+	}
+	return map[string]any{"name": loggable(l.req.GetName()), "parameters": parameters, "secrets": len(l.req.GetSecrets())}
 }
 
 func loggable(text string) string { return cut(strings.ToValidUTF8(text, "?"), maxLogged) }

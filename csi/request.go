@@ -11,6 +11,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/bpfvol/bpfvol/internal/claim"
 	"github.com/bpfvol/bpfvol/internal/node"
 	"github.com/bpfvol/bpfvol/verify"
 )
@@ -18,7 +19,7 @@ import (
 // kubelet's own keys in a volume context (pkg/volume/csi/csi_util.go, getPodInfoAttrs). kubelet merges them over the
 // user's, so where podInfoOnMount is set a user can't write them.
 const (
-	reservedPrefix = "csi.storage.k8s.io/"
+	reservedPrefix = claim.ReservedPrefix
 
 	keyPodName        = reservedPrefix + "pod.name"
 	keyPodNamespace   = reservedPrefix + "pod.namespace"

@@ -57,6 +57,9 @@ type Options struct {
 	// registers the driver with kubelet as soon as its own socket listens. The endpoint must have the same path on the
 	// node as here. Empty: somebody else registers it, such as the sidecar node-driver-registrar.
 	RegistryDir string
+
+	// Controller adds the Controller service, for a sidecar external-provisioner that makes PersistentVolumes.
+	Controller bool
 }
 
 // Server serves CSI. Make one with New.
@@ -66,6 +69,7 @@ type Server struct {
 
 	opts         Options
 	registration *registration // nil: somebody else's business
+	controller   *controller   // nil: not asked for
 }
 
 // driverName is what the CSI specification allows as a plugin's name: at most 63 characters, and it ends in a letter.
@@ -88,7 +92,11 @@ func New(opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{opts: opts, registration: registration}, nil
+	s := &Server{opts: opts, registration: registration}
+	if opts.Controller {
+		s.controller = newController()
+	}
+	return s, nil
 }
 
 // Serve answers calls on endpoint, "unix:///path/to/socket", until ctx is done. Then it takes no new call, lets those in
@@ -109,6 +117,9 @@ func (s *Server) Serve(ctx context.Context, endpoint string) error {
 	)
 	csi.RegisterIdentityServer(server, s)
 	csi.RegisterNodeServer(server, s)
+	if s.controller != nil {
+		csi.RegisterControllerServer(server, s.controller)
+	}
 
 	ctx, end := context.WithCancel(ctx)
 	var beside sync.WaitGroup

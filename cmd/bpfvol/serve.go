@@ -18,6 +18,7 @@ import (
 	"github.com/bpfvol/bpfvol/csi"
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/node"
+	"github.com/bpfvol/bpfvol/internal/privilege"
 )
 
 type serveOptions struct {
@@ -31,6 +32,7 @@ type serveOptions struct {
 	kubeletDir string
 	httpAddr   string
 	register   bool
+	controller bool
 	cacheSize  sizeFlag
 }
 
@@ -51,6 +53,10 @@ With --policy-dir policies are files, whose subjects say who may use them, and n
 
 With --register it registers itself with kubelet, through a socket in plugins_registry of --kubelet-dir, and needs no
 sidecar. In a container, that directory and the one of --endpoint must be mounted at the node's own paths.
+
+In a container, --host-process says where the node is: there volumes are mounted and programs attached, without mount
+propagation, and registries and the API server are reached from the container. Serve keeps the capabilities that it
+needs and gives up all others, wherever it runs; bpfvol doctor says which are missing.
 
 SIGTERM lets calls in flight finish and detaches nothing; a restart drops no packet. Only one serve works on a
 --state-dir; the other commands work beside it.
@@ -87,6 +93,7 @@ how many.`),
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "`FILE` that leads to the cluster of the policies; default the cluster that this pod runs in")
 	f.StringVar(&o.httpAddr, "http", ":9808", "`ADDRESS` of /metrics, /healthz and /readyz; empty: off")
 	f.BoolVar(&o.register, "register", false, "register the driver with kubelet; without it, a node-driver-registrar beside this one has to")
+	f.BoolVar(&o.controller, "controller", false, "serve CSI's Controller service, too, for a sidecar external-provisioner; bpfvol provision needs none")
 	o.cacheSize = image.DefaultCacheSize
 	f.Var(&o.cacheSize, "cache-size", "`SIZE` of the image cache; images that no volume was made from are removed, the longest unused first")
 	klogFlags := flag.NewFlagSet("", flag.ContinueOnError)
@@ -104,6 +111,13 @@ const memoryGoal = 32 << 20
 func (o *serveOptions) run(ctx context.Context) error {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryGoal)
+	}
+	inContainer := o.host != ""
+	if err := privilege.Drop(inContainer); err != nil {
+		return err
+	}
+	if lacks := privilege.Missing(inContainer); len(lacks) > 0 {
+		klog.FromContext(ctx).Error(nil, "capabilities are missing, so volumes will fail; see bpfvol doctor", "missing", privilege.Names(lacks))
 	}
 	policies, err := o.sourceOptions.open()
 	if err != nil {
@@ -130,10 +144,9 @@ func (o *serveOptions) run(ctx context.Context) error {
 		return err
 	}
 	defer release()
-	options := node.Options{
-		StateDir: o.stateDir, BPFFSDir: o.bpffsDir, TargetRoot: pods,
-		Images: images, Policies: policies, MemberStats: o.memberStats, LibXDP: o.libxdp,
-	}
+	options := o.stateOptions.options()
+	options.TargetRoot, options.Images, options.Policies = pods, images, policies
+	options.MemberStats, options.LibXDP = o.memberStats, o.libxdp
 	watch := []func(context.Context) error{policies.Run}
 	if o.client != nil {
 		events := o.client.Events(o.nodeID)
@@ -149,7 +162,7 @@ func (o *serveOptions) run(ctx context.Context) error {
 		return err
 	}
 	server, err := csi.New(csi.Options{
-		Driver: o.driverName, NodeID: o.nodeID, Version: version, Engine: engine, PodsDir: pods, RegistryDir: registry,
+		Driver: o.driverName, NodeID: o.nodeID, Version: version, Engine: engine, PodsDir: pods, RegistryDir: registry, Controller: o.controller,
 	})
 	if err != nil {
 		return err

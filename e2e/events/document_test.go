@@ -72,8 +72,17 @@ var elsewhere = map[string]string{
 	`program "<program>": <point>: libxdp's protocol: not supported: the kernel refuses freplace programs (<why>); use the fused dispatcher`:                           "internal/libxdp: TestRefusalSaysWhatToDo",
 	`image <image>: policy "<policy>" does not name subject "<namespace/serviceaccount>", as namespace "local" means users of the command line; use another namespace`: "verify: TestPodInTheNamespaceOfTheCommandLineIsToldWhy",
 	`map "<map>": operations of the kernel (struct_ops) cannot be shown; leave it out of maps`:                                                                         "loader: TestOperationsOfTheKernelAreNotShown",
-	`load: <problem>; see bpfvol doctor`: "loader: TestKconfigIsFilledIn",
-	`<anything else>`:                    "csi: TestCodes",
+	`load: <problem>; see bpfvol doctor`:                                                         "loader: TestKconfigIsFilledIn",
+	`parameters: key "<key>" is Kubernetes' own; remove it`:                                      "csi: TestCreateVolume",
+	`parameters: <problem>`:                                                                      "csi: TestCreateVolume",
+	`dataSource: a bytecode volume has no data to copy; leave it out`:                            "csi: TestCreateVolume",
+	`volumeAttributesClassName: the attributes of a bytecode volume cannot change; leave it out`: "csi: TestCreateVolume",
+	`volume name: missing`:                                                                       "csi: TestCreateVolume",
+	`volume capabilities: missing`:                                                               "csi: TestCreateVolume",
+	`capacity range: from <n> to <n> bytes: no capacity is in it`:                                "csi: TestCreateVolume",
+	`volume: a volume of this name exists with other <what>; delete it first`:                    "csi: TestCreateVolume",
+	`volume: no such volume: CreateVolume never returned this id`:                                "csi: TestValidateVolumeCapabilities",
+	`<anything else>`: "csi: TestCodes",
 }
 
 // What the tests of this package want to read is in docs/events.md, under its code.

@@ -33,8 +33,13 @@ import (
 
 // Options configures a Node.
 type Options struct {
-	// NetNS is the network namespace of the registry, the daemon and every command; nil: that of the test.
+	// NetNS is the network namespace of the node; nil: that of the test.
 	NetNS *bpftest.NetNS
+	// Container puts the daemon, as a runtime does, into a mount namespace of its own, and into a network namespace that only
+	// the registry and the commands share with it.
+	Container bool
+	// Without is a capability, as in capabilities(7), that the daemon does not get; empty: it gets what the test has.
+	Without string
 	// Registry comes before the node's registry and may answer in its place; nil: nothing does.
 	Registry func(http.Handler) http.Handler
 	// Policies is the policy file, which may depend on the registry's host; nil: one that admits what the node's key signed.
@@ -76,7 +81,7 @@ var binary = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(binDir, "bpfvol")
-	out, err := exec.Command("go", "build", "-buildvcs=false", "-o", path, "github.com/bpfvol/bpfvol/cmd/bpfvol").CombinedOutput()
+	out, err := exec.Command("go", "build", "-C", "../..", "-buildvcs=false", "-o", path, "./cmd/bpfvol").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("go build: %w: %s", err, out)
 	}
@@ -91,11 +96,14 @@ func Start(t testing.TB, opts Options) *Node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ns := ""
-	if opts.NetNS != nil {
-		ns = opts.NetNS.Path()
+	options := stack.Options{Bin: bin, Registry: opts.Registry, Serve: opts.Serve, Start: opts.start}
+	switch {
+	case opts.Container:
+		options.HostProcess, options.NetNS = onNode(t, opts.NetNS), bpftest.NewNetNS(t).Path()
+	case opts.NetNS != nil:
+		options.NetNS = opts.NetNS.Path()
 	}
-	s, err := stack.New(stack.Options{Bin: bin, NetNS: ns, Registry: opts.Registry, Serve: opts.Serve})
+	s, err := stack.New(options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +124,12 @@ func Start(t testing.TB, opts Options) *Node {
 		policies = func(string) string { return n.ownPolicy(t) }
 	}
 	n.SetPolicies(t, policies(n.Registry))
-	n.StartDaemon(t)
+	if opts.Container {
+		n.mountBPFFS(t)
+	}
+	if opts.Without == "" {
+		n.StartDaemon(t)
+	}
 	return n
 }
 

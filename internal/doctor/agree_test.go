@@ -244,7 +244,7 @@ func TestChecksAgreeWithDirectAttempts(t *testing.T) {
 		t.Fatal(err)
 	}
 	const lo = 1
-	checks := byName(Run(t.Context()))
+	checks := byName(Run(t.Context(), ""))
 	for name, try := range map[string]func(direct) error{
 		"load":          func(d direct) error { return d.loaded("socket_filter", nothing) },
 		"bpffsReadOnly": direct.readOnly,

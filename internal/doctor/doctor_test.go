@@ -26,7 +26,7 @@ const reportEnv = "BPFVOL_DOCTOR_REPORT"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(reportEnv) != "" {
-		if err := json.NewEncoder(os.Stdout).Encode(Run(context.Background())); err != nil {
+		if err := json.NewEncoder(os.Stdout).Encode(Run(context.Background(), "")); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 func TestRunLeavesNothing(t *testing.T) {
 	bpftest.Root(t)
 	bpftest.NothingLeft(t, "/sys/fs/bpf")
-	Run(t.Context())
+	Run(t.Context(), "")
 	if at, err := findCgroup2(); err == nil {
 		if left, _ := filepath.Glob(filepath.Join(at, "bpfvol-doctor-*")); left != nil {
 			t.Errorf("cgroups left: %q", left)
@@ -48,7 +48,7 @@ func TestRunLeavesNothing(t *testing.T) {
 
 func TestRunIsQuick(t *testing.T) {
 	start := time.Now()
-	Run(t.Context())
+	Run(t.Context(), "")
 	if took := time.Since(start); took > 3*time.Second {
 		t.Errorf("Run took %v, want less than 3 s", took)
 	}
@@ -126,7 +126,7 @@ func TestRunReportsWithoutPrivileges(t *testing.T) {
 		})
 	}
 	nobody := report(t, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}})
-	if want := "uid 65534 has no CAP_SYS_ADMIN, CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_CHOWN"; nobody["process"].Reason != want {
+	if want := "uid 65534 has no CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_CHOWN"; nobody["process"].Reason != want {
 		t.Errorf("process: reason %q, want %q", nobody["process"].Reason, want)
 	}
 	if got, want := nobody["xdp"].Reason, "make a network namespace: operation not permitted: this process has no CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_BPF"; got != want {
@@ -138,7 +138,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	start := time.Now()
-	for _, c := range Run(ctx) {
+	for _, c := range Run(ctx, "") {
 		if want := "not tried: context canceled"; c.OK || c.Reason != want {
 			t.Errorf("%s: reason %q, want %q", c.Name, c.Reason, want)
 		}

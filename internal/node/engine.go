@@ -32,6 +32,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/bpfvol/bpfvol/dispatcher"
+	"github.com/bpfvol/bpfvol/internal/host"
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/libxdp"
 	"github.com/bpfvol/bpfvol/internal/volume"
@@ -80,6 +81,10 @@ type Options struct {
 	BPFFSDir string
 	// TargetRoot is the directory that targets must lie below; empty: anywhere.
 	TargetRoot string
+
+	// Host is where targets, interfaces, binaries and cgroups are; empty: where this process is. StateDir and BPFFSDir must be
+	// the same directories here and there.
+	Host host.Process
 
 	Images   *image.Store
 	Policies verify.Policies
@@ -142,8 +147,13 @@ func Open(opts Options) (*Engine, error) {
 			return nil, fmt.Errorf("state directory: %w", err)
 		}
 	}
-	if err := ensureBPFFS(opts.BPFFSDir); err != nil {
+	if err := opts.Host.Do(func() error { return ensureBPFFS(opts.BPFFSDir) }); err != nil {
 		return nil, err
+	}
+	for flag, dir := range map[string]string{"state-dir": opts.StateDir, "bpffs-dir": opts.BPFFSDir} {
+		if err := sharedWithHost(opts.Host, dir); err != nil {
+			return nil, fmt.Errorf("--%s: %w", flag, err)
+		}
 	}
 	for _, dir := range []string{"volumes", "points"} {
 		if err := os.MkdirAll(filepath.Join(opts.BPFFSDir, dir), 0o700); err != nil {
@@ -159,7 +169,7 @@ func Look(opts Options) *Engine {
 	types := btf.NewCache()
 	return &Engine{
 		opts:    opts,
-		points:  dispatcher.New(filepath.Join(opts.BPFFSDir, "points"), dispatcher.Options{Types: types, MemberStats: opts.MemberStats, LibXDP: opts.LibXDP}),
+		points:  dispatcher.New(filepath.Join(opts.BPFFSDir, "points"), dispatcher.Options{Types: types, MemberStats: opts.MemberStats, LibXDP: opts.LibXDP, Host: opts.Host}),
 		records: records{dir: filepath.Join(opts.StateDir, "volumes")},
 		locks:   locks{dir: filepath.Join(opts.StateDir, "locks")},
 		types:   types,
@@ -181,8 +191,9 @@ func (e *Engine) Stats(_ context.Context, id, target string) (pins int, err erro
 	if err != nil {
 		return 0, err
 	}
-	if rec.Target != target || rec.State != statePublished {
+	t := rec.Target(target)
+	if t == nil || t.State != statePublished {
 		return 0, fmt.Errorf("%w at this path", ErrUnknownVolume)
 	}
-	return rec.Files, nil
+	return t.Files, nil
 }

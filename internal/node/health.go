@@ -29,7 +29,7 @@ func (h Health) String() string {
 	return strings.Join(h.Problems, "; ")
 }
 
-// Health looks at a volume: does its target show it, and does each of its programs run where it was attached? Kernel and
+// Health looks at a volume: do its targets show it, and does each of its programs run where it was attached? Kernel and
 // pins are asked, not the record. ErrUnknownVolume if there is no such volume.
 func (e *Engine) Health(_ context.Context, id string) (Health, error) {
 	v, err := e.volume(volume.FileName(id))
@@ -53,8 +53,12 @@ func (e *Engine) examine(v Volume, points []dispatcher.PointStatus, unread error
 	default:
 		problems = e.stopped(v, points, unread)
 	}
-	if v.State == statePublished && !v.Mounted {
+	switch {
+	case v.unmounted == 0:
+	case len(v.Targets) == 1:
 		problems = append(problems, "it is not mounted at its target")
+	default:
+		problems = append(problems, fmt.Sprintf("it is not mounted at %d of its %d targets", v.unmounted, len(v.Targets)))
 	}
 	return Health{Healthy: len(problems) == 0, Problems: problems}
 }

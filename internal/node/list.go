@@ -15,10 +15,11 @@ import (
 // Volume is one volume as List shows it: its record, and how it is.
 type Volume struct {
 	Record
-	Mounted bool   `json:"mounted"` // the target shows it
+	Mounted bool   `json:"mounted"` // each target shows it
 	Health  Health `json:"health"`
 
-	name string // of its record and pins
+	name      string // of its record and pins
+	unmounted int    // targets that are published and do not show it
 }
 
 // Count returns how many volumes have a record. Unlike List it looks at no volume.
@@ -28,16 +29,18 @@ func (e *Engine) Count() (int, error) {
 }
 
 // List returns every volume with a record, by id.
-func (e *Engine) List() ([]Volume, error) {
-	volumes, err := e.volumes()
-	if err != nil {
-		return nil, err
-	}
-	points, unread := e.points.Status()
-	for i := range volumes {
-		volumes[i].Health = e.examine(volumes[i], points, unread)
-	}
-	return volumes, nil
+func (e *Engine) List() (volumes []Volume, err error) {
+	err = e.opts.Host.Do(func() error {
+		if volumes, err = e.volumes(); err != nil {
+			return err
+		}
+		points, unread := e.points.Status()
+		for i := range volumes {
+			volumes[i].Health = e.examine(volumes[i], points, unread)
+		}
+		return nil
+	})
+	return volumes, err
 }
 
 // Images returns the digests of the images that volumes with a record were made from.
@@ -82,6 +85,18 @@ func (e *Engine) volume(name string) (Volume, error) {
 	} else if err != nil {
 		return Volume{Record: Record{VolumeID: name, State: stateUnreadable}, name: name}, nil
 	}
-	mounted, err := podfs.Mounted(rec.Target)
-	return Volume{Record: *rec, Mounted: mounted, name: name}, err
+	v := Volume{Record: *rec, Mounted: true, name: name}
+	for _, t := range rec.Targets {
+		mounted, err := podfs.Mounted(t.Path)
+		if err != nil {
+			return Volume{}, err
+		}
+		if !mounted {
+			v.Mounted = false
+		}
+		if !mounted && t.State == statePublished {
+			v.unmounted++
+		}
+	}
+	return v, nil
 }

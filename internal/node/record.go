@@ -22,7 +22,7 @@ import (
 )
 
 // recordSchema is the version of the record's fields. A reader refuses a newer one rather than guess.
-const recordSchema = 1
+const recordSchema = 2
 
 // errNewer means that a newer version of bpfvol wrote a record.
 var errNewer = errors.New("written by a newer version of bpfvol")
@@ -41,33 +41,92 @@ const (
 type Record struct {
 	Schema     int               `json:"schema"`
 	VolumeID   string            `json:"volumeID"`
-	State      state             `json:"state"`
-	Target     string            `json:"target"`
+	Persistent bool              `json:"persistent,omitempty"` // several targets may share it
+	State      state             `json:"state"`                // of what runs; each target has its own
 	Attributes map[string]string `json:"attributes"`
-	Group      *int              `json:"group,omitempty"`
-	ReadOnly   bool              `json:"readOnly,omitempty"`
-	Pod        Pod               `json:"pod,omitzero"`
 	Created    time.Time         `json:"created"`
+	Targets    []Target          `json:"targets"` // in the order in which they came
 
 	// Image is the reference as asked, Digest what it resolved to, Object the bytes that run: enough to load
 	// the same programs again without a network.
 	Image  string        `json:"image"`
 	Digest digest.Digest `json:"digest"`
 	Object digest.Digest `json:"object"`
-	// Policy admitted the volume, as Signer satisfies its Authority ("key[0]"; "" where it asks for no signature).
+	// Programs are the attachments in the order they were made.
+	Programs []podfs.Program `json:"programs"`
+}
+
+// Target is a place where a volume is shown, and for whom.
+type Target struct {
+	Path     string `json:"path"`
+	Pod      Pod    `json:"pod,omitzero"`
+	Group    *int   `json:"group,omitempty"`
+	ReadOnly bool   `json:"readOnly,omitempty"`
+	// Policy admitted the pod, as Signer satisfies its Authority ("key[0]"; "" where it asks for no signature).
 	Policy    string `json:"policy"`
 	Authority string `json:"authority,omitempty"`
 	Signer    string `json:"signer"`
-	// Programs are the attachments in the order they were made.
-	Programs []podfs.Program `json:"programs"`
-	// Files is how many files the volume shows, for NodeGetVolumeStats.
-	Files int `json:"files"`
+	// Files is how many files are shown, for NodeGetVolumeStats.
+	Files int   `json:"files"`
+	State state `json:"state"`
 }
 
-// sameRequest says whether r was made for the same arguments.
-func (r *Record) sameRequest(req Request) bool {
-	return r.Target == req.Target && r.ReadOnly == req.ReadOnly && maps.Equal(r.Attributes, req.Attributes) &&
-		(r.Group == nil) == (req.Group == nil) && (r.Group == nil || *r.Group == *req.Group)
+// whole says whether the target shows its volume.
+func (t *Target) whole() (bool, error) {
+	if t.State != statePublished {
+		return false, nil
+	}
+	return podfs.Mounted(t.Path)
+}
+
+// runs says whether the volume is more than what a crash left of it.
+func (r *Record) runs() bool { return r.State == statePublished && len(r.Targets) > 0 }
+
+// Target returns the target at path, or nil.
+func (r *Record) Target(path string) *Target {
+	for i := range r.Targets {
+		if r.Targets[i].Path == path {
+			return &r.Targets[i]
+		}
+	}
+	return nil
+}
+
+// paths are those of all targets. A record that there is none of has none.
+func (r *Record) paths() []string {
+	if r == nil {
+		return nil
+	}
+	var paths []string
+	for _, t := range r.Targets {
+		paths = append(paths, t.Path)
+	}
+	return paths
+}
+
+// pods are those that the volume is for.
+func (r *Record) pods() []Pod {
+	var pods []Pod
+	for _, t := range r.Targets {
+		if t.Pod != (Pod{}) {
+			pods = append(pods, t.Pod)
+		}
+	}
+	return pods
+}
+
+// settles says whether req has been carried out. Another target may be added to a PersistentVolume; any other difference is
+// an ErrConflict.
+func (r *Record) settles(req Request) (bool, error) {
+	t, same := r.Target(req.Target), maps.Equal(r.Attributes, req.Attributes)
+	switch {
+	case t == nil && same && r.Persistent && req.Subject.Persistent:
+		return false, nil
+	case t != nil && same && t.ReadOnly == req.ReadOnly &&
+		(t.Group == nil) == (req.Group == nil) && (t.Group == nil || *t.Group == *req.Group):
+		return true, nil
+	}
+	return false, fmt.Errorf("volume: %w; unpublish it first", ErrConflict)
 }
 
 // records keeps one JSON file per volume. A file is replaced as a whole: a crash leaves the old one or the new one.
