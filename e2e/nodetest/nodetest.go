@@ -155,7 +155,7 @@ func (n *Node) ownPolicy(t testing.TB) string {
 	}
 	return "apiVersion: bpfvol.io/v1alpha1\nkind: BytecodePolicy\nmetadata: {name: e2e}\nspec:\n  images: [\"" + n.Registry + "/**\"]\n" +
 		"  authorities:\n  - key:\n      data: |\n        " + strings.ReplaceAll(strings.TrimSpace(string(key)), "\n", "\n        ") + "\n" +
-		"  allow: {hooks: [xdp, tc, tracepoint, rawTracepoint, kprobe, kretprobe, fentry, fexit, uprobe, uretprobe, lsm, cgroup, perfEvent, iter, netfilter, skLookup, netkit]}\n  subjects: [e2e/*]\n"
+		"  allow: {hooks: [xdp, tc, tracepoint, rawTracepoint, kprobe, kretprobe, fentry, fexit, uprobe, uretprobe, lsm, cgroup, perfEvent, iter, netfilter, skLookup, netkit], writableMaps: [hits]}\n  subjects: [e2e/*]\n"
 }
 
 // StartDaemon starts the daemon, again after StopDaemon.
