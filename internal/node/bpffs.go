@@ -15,6 +15,20 @@ import (
 // systemBPFFS is where systemd and every BPF tool expect the machine's bpffs.
 const systemBPFFS = "/sys/fs/bpf"
 
+// ensurePins makes the directories of pins. It is quick where they are there, and each publish calls it: somebody may have
+// unmounted the bpffs, and what is new must not wait for a restart.
+func ensurePins(dir string) error {
+	if err := ensureBPFFS(dir); err != nil {
+		return err
+	}
+	for _, sub := range []string{"volumes", "points"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
+			return fmt.Errorf("pins: %w", err)
+		}
+	}
+	return nil
+}
+
 // ensureBPFFS makes dir a directory on a bpffs. Where there is no bpffs yet, one is mounted: at /sys/fs/bpf for a
 // directory below it, as systemd would have done, else at dir itself. It stays mounted: pins live in it.
 func ensureBPFFS(dir string) error {
