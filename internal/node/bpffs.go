@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -69,4 +70,15 @@ func onBPFFS(dir string) (bool, error) {
 		}
 		dir = filepath.Dir(dir)
 	}
+}
+
+// tryBPF makes a map and lets it go. Package ebpf keeps for the life of the process what it finds out at its first call, also
+// that it had no memory or descriptor for that: a daemon would then load nothing more. Better to end at once, and be started
+// again.
+func tryBPF() error {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "bpfvol_try", Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	if err != nil {
+		return fmt.Errorf("BPF: %w; needs root and a kernel with CONFIG_BPF_SYSCALL", err)
+	}
+	return m.Close()
 }

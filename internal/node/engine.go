@@ -156,6 +156,9 @@ func Open(opts Options) (*Engine, error) {
 	if err := opts.Host.Do(func() error { return ensurePins(opts.BPFFSDir) }); err != nil {
 		return nil, err
 	}
+	if err := tryBPF(); err != nil {
+		return nil, err
+	}
 	for flag, dir := range map[string]string{"state-dir": opts.StateDir, "bpffs-dir": opts.BPFFSDir} {
 		if err := sharedWithHost(opts.Host, dir); err != nil {
 			return nil, fmt.Errorf("--%s: %w", flag, err)
