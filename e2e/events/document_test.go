@@ -61,7 +61,7 @@ var elsewhere = map[string]string{
 	`program "<program>": interface "<interface>": not a netkit device; use tc`:                                                                                        "internal/hook: TestNetkitErrorsSayWhy",
 	`program "<program>": interface "<interface>": the peer of a netkit device; name the device, and write peer: true`:                                                 "internal/hook: TestNetkitErrorsSayWhy",
 	`program "<program>": <place>: <feature> not supported (requires >= <version>)`:                                                                                    "untested: wants an older kernel",
-	`program "<program>": binary "<path>": <why>; make it readable`:                                                                                                    "untested: wants a file system that refuses root",
+	`program "<program>": binary "<path>": <why>; make it readable`:                                                                                                    "e2e/daemon: TestBinaryThatRootMayNotReadIsRefused",
 	`program "<program>": binary "<path>": has no function symbols; give an offset in the file`:                                                                        "untested: wants a stripped binary",
 	`program "<program>": symbol "<symbol>": offset <n> is outside its <n> bytes; choose a smaller one`:                                                                "internal/hook: TestAttachErrorsLeaveNothing",
 	`program "<program>": cgroup "<path>": not in the cgroup2 file system; name a cgroup of version 2`:                                                                 "internal/hook: TestCgroupPathStaysInside",

@@ -35,8 +35,8 @@ import (
 type Options struct {
 	// NetNS is the network namespace of the node; nil: that of the test.
 	NetNS *bpftest.NetNS
-	// Container puts the daemon, as a runtime does, into a mount namespace of its own, and into a network namespace that only
-	// the registry and the commands share with it.
+	// Container puts the daemon, as a runtime does, into a mount and a cgroup namespace of its own, and into a network namespace
+	// that only the registry and the commands share with it.
 	Container bool
 	// Without is a capability, as in capabilities(7), that the daemon does not get; empty: it gets what the test has.
 	Without string

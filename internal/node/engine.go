@@ -47,6 +47,8 @@ var (
 	ErrConflict = errors.New("already published with other arguments")
 	// ErrTeardown means that something could not be taken away. The record is kept, so Unpublish can try again.
 	ErrTeardown = errors.New("could not take everything away")
+	// ErrNewer means that a newer version of bpfvol wrote the volume's record. Everything is left as it is.
+	ErrNewer = errors.New("written by a newer version of bpfvol")
 	// ErrUnknownVolume means that there is no such volume, or not at that target.
 	ErrUnknownVolume = errors.New("no such volume")
 )

@@ -44,10 +44,17 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 	defer unlock()
 
 	var rec *Record
+	whole := false
 	err = e.opts.Host.Do(func() (err error) {
+		if whole, err = e.leaveUnread(name, req.Target); whole || err != nil {
+			return err
+		}
 		rec, err = e.standing(ctx, name, req)
 		return err
 	})
+	if whole {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -76,6 +83,10 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 func (e *Engine) carryOut(
 	ctx context.Context, name string, v *decided, rec *Record, target string, effects func(context.Context, string, *decided, *Record) error,
 ) error {
+	rec.Target(target).Device = deviceOf(e.opts.TargetRoot)
+	if rec.Attachments == nil {
+		rec.Attachments = v.attachments()
+	}
 	if err := e.records.write(rec); err != nil {
 		return err // nothing has changed
 	}
