@@ -107,7 +107,12 @@ func lockDir(ctx context.Context, dir string) (*os.File, error) {
 
 // read takes the state of the point from its pins.
 func (s *site) read() error {
-	if err := readRecord(s.pin(recordPin), &s.record); err != nil && !errors.Is(err, os.ErrNotExist) {
+	switch err := readRecord(s.pin(recordPin), &s.record); {
+	case errors.Is(err, os.ErrNotExist):
+		if err := s.adopt(); err != nil {
+			return err
+		}
+	case err != nil:
 		return fmt.Errorf("%s: %w", s.Point, err)
 	}
 	if s.Interface == "" {

@@ -19,7 +19,7 @@ import (
 func (o Options) start(daemon *exec.Cmd) {
 	daemon.SysProcAttr = &syscall.SysProcAttr{}
 	if o.Container {
-		daemon.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS // all mounts become private
+		daemon.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS | syscall.CLONE_NEWCGROUP // all mounts become private
 	}
 	if o.Without != "" {
 		without := Action(append([]string{"without", o.Without, daemon.Path}, daemon.Args[1:]...)...)

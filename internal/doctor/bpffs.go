@@ -11,12 +11,14 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfvol/bpfvol/internal/host"
 )
 
-func bpffsProbes() []probe {
+func bpffsProbes(node host.Process) []probe {
 	admin := []capability{unix.CAP_SYS_ADMIN, unix.CAP_BPF}
 	return []probe{
-		{name: "bpffs", what: "everything: pins, and the maps/ of volumes", needed: true, caps: append(admin, unix.CAP_CHOWN), kernel: "CONFIG_BPF_SYSCALL, version 5.2 or later", try: tryBPFFS},
+		{name: "bpffs", what: "everything: pins, and the maps/ of volumes", needed: true, caps: append(admin, unix.CAP_CHOWN), kernel: "CONFIG_BPF_SYSCALL, version 5.2 or later", try: at(node, tryBPFFS)},
 		{name: "bpffsReadOnly", what: "maps/ that no pod can write to", needed: true, caps: admin, kernel: "CONFIG_BPF_SYSCALL, version 5.8 or later", try: tryReadOnly},
 		{name: "readers", what: "pods that read maps/ with bpf(2) and no privilege", caps: admin, kernel: "version 5.19 or later, or kernel.unprivileged_bpf_disabled=0", try: tryReaders},
 		{name: "token", what: "nothing yet: pods that load programs of their own", caps: admin, kernel: "CONFIG_BPF_SYSCALL, version 6.9 or later", try: tryToken},
@@ -48,7 +50,7 @@ func pinned(options ...string) (_ *os.File, path string, err error) {
 
 func tryBPFFS() (string, error) {
 	const nobody = 65534
-	root, path, err := pinned("mode", "0750", "uid", fmt.Sprint(nobody), "gid", fmt.Sprint(nobody))
+	root, path, err := pinned("mode", "0750", "gid", fmt.Sprint(nobody))
 	if err != nil {
 		return "", err
 	}
@@ -61,9 +63,9 @@ func tryBPFFS() (string, error) {
 	if err := unix.Fstat(int(root.Fd()), &st); err != nil {
 		return "", err
 	}
-	detail := "pins can be given to a group; mount options mode, uid and gid work"
-	if st.Mode&0o777 != 0o750 || st.Uid != nobody || st.Gid != nobody {
-		detail = "pins can be given to a group; the kernel ignores some of the mount options mode, uid and gid, on which bpfvol does not rely"
+	detail := "pins can be given to a group; mount options mode and gid work"
+	if st.Mode&0o777 != 0o750 || st.Gid != nobody {
+		detail = "pins can be given to a group; the kernel ignores some of the mount options mode and gid, on which bpfvol does not rely"
 	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs("/sys/fs/bpf", &fs); err != nil || fs.Type != unix.BPF_FS_MAGIC {
@@ -167,6 +169,8 @@ func tryToken() (string, error) {
 		return "given to this process, which is in a user namespace", unix.Close(int(fd))
 	case unix.EOPNOTSUPP:
 		return "for pods in user namespaces of their own; none in the node's, by design", nil
+	case unix.EPERM: // to who has not CAP_BPF itself; CAP_SYS_ADMIN does not stand for it here
+		return "", &problem{"create a token: operation not permitted", "none is needed: bpfvol uses no token"}
 	}
 	return "", fmt.Errorf("create a token: %w", errno)
 }

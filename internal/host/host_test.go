@@ -22,12 +22,12 @@ import (
 
 func TestMain(m *testing.M) { bpftest.Main(m) }
 
-// elsewhere starts a process in a mount and a network namespace of its own.
+// elsewhere starts a process in namespaces of its own.
 func elsewhere(t *testing.T) Process {
 	t.Helper()
 	bpftest.Root(t)
 	cmd := exec.Command("cat")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWCGROUP}
 	stdin, err := cmd.StdinPipe()
 	if err == nil {
 		err = cmd.Start()
@@ -46,12 +46,15 @@ func elsewhere(t *testing.T) Process {
 
 // namespaces are those of a process or thread, by its directory in /proc; empty if it has ended.
 func namespaces(dir string) string {
-	mnt, err1 := os.Readlink(filepath.Join(dir, "ns/mnt"))
-	net, err2 := os.Readlink(filepath.Join(dir, "ns/net"))
-	if errors.Join(err1, err2) != nil {
-		return ""
+	var all []string
+	for _, name := range []string{"mnt", "net", "cgroup"} {
+		ns, err := os.Readlink(filepath.Join(dir, "ns", name))
+		if err != nil {
+			return ""
+		}
+		all = append(all, ns)
 	}
-	return mnt + " " + net
+	return strings.Join(all, " ")
 }
 
 func TestOnlyTheFunctionIsThere(t *testing.T) {

@@ -47,6 +47,8 @@ var (
 	ErrConflict = errors.New("already published with other arguments")
 	// ErrTeardown means that something could not be taken away. The record is kept, so Unpublish can try again.
 	ErrTeardown = errors.New("could not take everything away")
+	// ErrNewer means that a newer version of bpfvol wrote the volume's record. Everything is left as it is.
+	ErrNewer = errors.New("written by a newer version of bpfvol")
 	// ErrUnknownVolume means that there is no such volume, or not at that target.
 	ErrUnknownVolume = errors.New("no such volume")
 )
@@ -120,8 +122,12 @@ type Request struct {
 	Attributes map[string]string
 	Subject    verify.Subject
 	Pod        Pod
-	// Group owns the mounted files; nil: everyone may read them.
-	Group    *int
+	// Group is whose the mounted files are; nil: everyone's.
+	Group *int
+	// Context is the SELinux context of the mounted files; "": one that every container may use.
+	Context string
+	// ReadOnly takes from the pod what it may write of a PersistentVolume. A volume of its own that asks for maps to write
+	// cannot be read-only.
 	ReadOnly bool
 	Keyring  image.Keyring
 }

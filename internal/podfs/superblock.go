@@ -18,9 +18,9 @@ type superblock struct {
 }
 
 // newSuperblock makes a file system. The caller must close root; if it was not attached, the file system then goes.
-func newSuperblock(fsType string, o owner, options map[string]string) (_ *superblock, err error) {
+func newSuperblock(fsType string, o owner, l label, options map[string]string) (_ *superblock, err error) {
 	defer func() {
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrContext) {
 			err = fmt.Errorf("mount %s: %w", fsType, err)
 		}
 	}()
@@ -33,6 +33,9 @@ func newSuperblock(fsType string, o owner, options map[string]string) (_ *superb
 		if err := unix.FsconfigSetString(fs, key, value); err != nil {
 			return nil, fmt.Errorf("option %s: %w", key, err)
 		}
+	}
+	if err := l.set(fs); err != nil {
+		return nil, err
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return nil, err
@@ -111,6 +114,15 @@ func (s *superblock) freeze() error {
 	}
 	if err := unix.FsconfigReconfigure(fs); err != nil {
 		return fmt.Errorf("make %s read-only: %w", s.fsType, err)
+	}
+	return nil
+}
+
+// lock makes the mount read-only, and every copy of it, but not the superblock.
+func (s *superblock) lock() error {
+	err := unix.MountSetattr(s.fd(), "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	if err != nil {
+		return fmt.Errorf("make the mount of %s read-only: %w", s.fsType, err)
 	}
 	return nil
 }
