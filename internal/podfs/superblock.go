@@ -40,7 +40,7 @@ func newSuperblock(fsType string, o owner, l label, options map[string]string) (
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return nil, err
 	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, mountFlags(fsType))
 	if err != nil {
 		return nil, err
 	}
@@ -51,6 +51,16 @@ func newSuperblock(fsType string, o owner, l label, options map[string]string) (
 		return nil, err
 	}
 	return s, nil
+}
+
+// mountFlags are those of a mount. The tmpfs, which is the target itself, has none: in a pod with a user namespace nobody can
+// take flags away, so runc, which wants others, would read them back, find the file system read-only beside them, and start
+// no container. It is read-only with nothing to execute in it, and runc would replace the flags in any other pod.
+func mountFlags(fsType string) int {
+	if fsType == "tmpfs" {
+		return 0
+	}
+	return unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 }
 
 func (s *superblock) fd() int { return int(s.root.Fd()) }
