@@ -58,7 +58,7 @@ func CodeOf(err error) codes.Code {
 	case isAny(err, node.ErrUnknownVolume, errNoVolume, image.ErrNotFound, image.ErrNotCached, loader.ErrNotFound):
 		return codes.NotFound
 	case isAny(err, hook.ErrMissing, hook.ErrUnfit, dispatcher.ErrMissing, dispatcher.ErrForeign, dispatcher.ErrMode, podfs.ErrTarget, podfs.ErrContext,
-		loader.ErrUnsupported, ebpf.ErrNotSupported):
+		syscall.EROFS, loader.ErrUnsupported, ebpf.ErrNotSupported):
 		return codes.FailedPrecondition
 
 	case isAny(err, context.Canceled):

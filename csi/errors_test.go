@@ -94,6 +94,7 @@ func TestCodes(t *testing.T) {
 		{"hook that the kernel refuses", &hook.RefusedError{Err: syscall.EPERM}, codes.FailedPrecondition},
 		{"something else than a hook needs", hook.ErrUnfit, codes.FailedPrecondition},
 		{"foreign program", &dispatcher.ForeignError{}, codes.FailedPrecondition},
+		{"state directory read-only", syscall.EROFS, codes.FailedPrecondition},
 		{"target is another filesystem or a symlink", podfs.ErrTarget, codes.FailedPrecondition},
 
 		{"bytes differ from their digest", image.ErrDigestMismatch, codes.DataLoss},

@@ -79,7 +79,7 @@ func TestRepairMakesEveryMemberRunAgain(t *testing.T) {
 				if c.link && carriers[w.carrier].classic {
 					t.Skip("a filter of clsact has no link")
 				}
-				holdNetNS(t, w.here)
+				w.here.Process(t)
 				w.options.MemberStats = true
 				members, packets := w.three(t)
 				w.wantNoRepair(t)
@@ -111,7 +111,7 @@ func replaceProgram(t *testing.T, w *world) {
 // A lone program is attached as it is, without a program of ours around it.
 func TestRepairOfALoneMember(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, w *world) {
-		holdNetNS(t, w.here)
+		w.here.Process(t)
 		verdict, proceedOn := w.neutral()
 		prog, packets := w.program(t, "count", verdict)
 		m := first
@@ -129,7 +129,7 @@ func TestRepairOfALoneMember(t *testing.T) {
 
 func TestRepairLeavesAForeignProgram(t *testing.T) {
 	w := newWorld(t, "xdp")
-	holdNetNS(t, w.here)
+	w.here.Process(t)
 	_, packets := w.three(t)
 	w.end(t)
 	theirs, seen := w.program(t, "theirs", carriers["xdp"].pass)
@@ -166,7 +166,7 @@ func TestRepairTouchesNoOtherInterface(t *testing.T) {
 	for name, other := range map[string]netlink.LinkAttrs{"same number": {Name: "other0"}, "same name": {Name: "veth0", Index: 4711}, "none": {}} {
 		t.Run(name, func(t *testing.T) {
 			eachCarrier(t, func(t *testing.T, w *world) {
-				holdNetNS(t, w.here)
+				w.here.Process(t)
 				members, _ := w.three(t)
 				w.deleteInterface(t)
 				if other.Name != "" {
@@ -190,7 +190,7 @@ func TestRepairTouchesNoOtherInterface(t *testing.T) {
 // An interface that moved to another network namespace, as into a pod, is left there with what runs.
 func TestRepairLeavesAnInterfaceThatMoved(t *testing.T) {
 	w := newWorld(t, "xdp")
-	holdNetNS(t, w.here)
+	w.here.Process(t)
 	members, _ := w.three(t)
 	w.move(t, bpftest.NewNetNS(t))
 	w.wantNoRepair(t)
@@ -201,7 +201,7 @@ func TestRepairLeavesAnInterfaceThatMoved(t *testing.T) {
 // it was loaded.
 func TestRejoinBringsBackAMemberFromItsProgram(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, w *world) {
-		holdNetNS(t, w.here)
+		w.here.Process(t)
 		members, packets := w.three(t)
 		prog, err := ebpf.LoadPinnedProgram(glob(t, w, "members/v0/*/*/prog"), nil)
 		if err != nil {

@@ -84,6 +84,9 @@ var elsewhere = map[string]string{
 	`capacity range: from <n> to <n> bytes: no capacity is in it`:                                "csi: TestCreateVolume",
 	`volume: a volume of this name exists with other <what>; delete it first`:                    "csi: TestCreateVolume",
 	`volume: no such volume: CreateVolume never returned this id`:                                "csi: TestValidateVolumeCapabilities",
+	`record: cannot be read: a newer version of bpfvol wrote it: schema <n>, this one reads <n>; install that version again, or delete the pod`: "internal/node: TestPublishOverARecordThatCannotBeRead",
+	`<what>: too many open files<fix>`:                                       "e2e/exhaustion: TestNoFileDescriptorLeft",
+	`lock: read-only file system; look at the node plugin's state directory`: "e2e/exhaustion: TestStateDirectoryReadOnly",
 	`<anything else>`: "csi: TestCodes",
 }
 

@@ -47,6 +47,7 @@ var kernelTests = []string{
 	"./internal/bpftest",
 	"./internal/doctor",
 	"./internal/hook",
+	"./internal/host",
 	"./internal/kernelstate",
 	"./internal/libxdp",
 	"./internal/node",

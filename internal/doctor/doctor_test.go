@@ -170,23 +170,7 @@ func TestNeededCapabilitiesAreEnough(t *testing.T) {
 }
 
 func TestPlaceSaysWhetherTheNodeIsReached(t *testing.T) {
-	bpftest.Root(t)
-	away := exec.Command("cat")
-	away.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-	stdin, err := away.StdinPipe()
-	if err == nil {
-		err = away.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		stdin.Close()
-		if err := away.Wait(); err != nil {
-			t.Error(err)
-		}
-	}()
-	node := fmt.Sprintf("/proc/%d", away.Process.Pid)
+	node := fmt.Sprintf("/proc/%d", bpftest.Process(t, syscall.CLONE_NEWNS))
 	place := func(node string) Check { return byName(Run(t.Context(), host.Process(node)))["place"] }
 	if got, want := place(node), "the mount and network namespace of "+node+"; this process is in others"; !got.OK || got.Detail != want {
 		t.Errorf("got %+v, want %q", got, want)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -22,26 +21,10 @@ import (
 
 func TestMain(m *testing.M) { bpftest.Main(m) }
 
-// elsewhere starts a process in namespaces of its own.
+// elsewhere is a process in namespaces of its own.
 func elsewhere(t *testing.T) Process {
 	t.Helper()
-	bpftest.Root(t)
-	cmd := exec.Command("cat")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWCGROUP}
-	stdin, err := cmd.StdinPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stdin.Close()
-		if err := cmd.Wait(); err != nil {
-			t.Error(err)
-		}
-	})
-	return Process(fmt.Sprintf("/proc/%d", cmd.Process.Pid))
+	return Process(fmt.Sprintf("/proc/%d", bpftest.Process(t, syscall.CLONE_NEWNS|syscall.CLONE_NEWNET|syscall.CLONE_NEWCGROUP)))
 }
 
 // namespaces are those of a process or thread, by its directory in /proc; empty if it has ended.

@@ -153,17 +153,15 @@ func Open(opts Options) (*Engine, error) {
 			return nil, fmt.Errorf("state directory: %w", err)
 		}
 	}
-	if err := opts.Host.Do(func() error { return ensureBPFFS(opts.BPFFSDir) }); err != nil {
+	if err := opts.Host.Do(func() error { return ensurePins(opts.BPFFSDir) }); err != nil {
+		return nil, err
+	}
+	if err := tryBPF(); err != nil {
 		return nil, err
 	}
 	for flag, dir := range map[string]string{"state-dir": opts.StateDir, "bpffs-dir": opts.BPFFSDir} {
 		if err := sharedWithHost(opts.Host, dir); err != nil {
 			return nil, fmt.Errorf("--%s: %w", flag, err)
-		}
-	}
-	for _, dir := range []string{"volumes", "points"} {
-		if err := os.MkdirAll(filepath.Join(opts.BPFFSDir, dir), 0o700); err != nil {
-			return nil, fmt.Errorf("pins: %w", err)
 		}
 	}
 	return Look(opts), nil

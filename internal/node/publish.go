@@ -83,6 +83,9 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 func (e *Engine) carryOut(
 	ctx context.Context, name string, v *decided, rec *Record, target string, effects func(context.Context, string, *decided, *Record) error,
 ) error {
+	if err := ensurePins(e.opts.BPFFSDir); err != nil {
+		return err
+	}
 	rec.Target(target).Device = deviceOf(e.opts.TargetRoot)
 	if rec.Attachments == nil {
 		rec.Attachments = v.attachments()
