@@ -17,6 +17,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/bpfvol/bpfvol/e2e/k8s"
 )
 
@@ -260,6 +262,71 @@ func TestPodWithUserNamespaceReadsMaps(t *testing.T) {
 	for _, command := range []string{"echo x >/bpf/volume.json", "rm /bpf/volume.json", "dd if=/dev/null of=/bpf/maps/flows", "mkdir /bpf/x"} {
 		if out, err := c.TryKubectl(t, "", "exec", "-n", "userns", "flows", "--", "sh", "-c", command); err == nil || !strings.Contains(err.Error(), "Read-only file system") {
 			t.Errorf("%s: %s %v", command, out, err)
+		}
+	}
+}
+
+// A claim of the class gets its volume from our provisioner; both pods that mount it see one program, which is there until
+// the last of them goes.
+func TestPodsOfAClaimShareOneInstance(t *testing.T) {
+	c := start(t)
+	c.deploy(t, asChart("provisioner: {enabled: true}"))
+	c.nothingLeft(t)
+	c.example(t, "storageclass.yaml")
+	c.awaitReady(t, "claims", "one")
+	c.awaitReady(t, "claims", "two")
+	volume := c.kubectl(t, "get", "pvc", "-n", "claims", "flows", "-o", "jsonpath={.spec.volumeName}")
+	if got := c.kubectl(t, "get", "pv", volume, "-o", "jsonpath={.status.phase} {.spec.csi.driver} {.spec.csi.volumeAttributes.image}"); got != "Bound csi.bpfvol.io ghcr.io/acme/count:v1" {
+		t.Errorf("the claim's volume: %s", got)
+	}
+	programs := programsNamed(t, "count")
+	for _, sent := range []int{8, 3} {
+		if err := c.World.SendUDP(sent); err != nil {
+			t.Fatal(err)
+		}
+		if one, two := c.packets(t, "claims", "one"), c.packets(t, "claims", "two"); one != two || one < uint64(sent) {
+			t.Errorf("the pods read %d and %d packets", one, two)
+		}
+	}
+	c.deletePod(t, "claims", "two")
+	if got := programsNamed(t, "count"); got != programs || got == 0 {
+		t.Errorf("%d programs for two pods, %d for one", programs, got)
+	}
+	if err := c.World.SendUDP(1); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.packets(t, "claims", "one"); got != 8+3+1 {
+		t.Errorf("the pod that stays reads %d packets, want 12", got)
+	}
+}
+
+// programsNamed is how many programs of a name the kernel has.
+func programsNamed(t *testing.T, name string) (n int) {
+	t.Helper()
+	var id ebpf.ProgramID
+	for {
+		next, err := ebpf.ProgramGetNextID(id)
+		if errors.Is(err, os.ErrNotExist) {
+			return n
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		id = next
+		program, err := ebpf.NewProgramFromID(id)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // gone meanwhile
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := program.Info()
+		program.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Name == name {
+			n++
 		}
 	}
 }
