@@ -6,7 +6,8 @@
 #   setup.sh demo   what the demo and the benchmarks run: ip, ping
 #   setup.sh test   that, and what the tests and `make generate` need: clang, libbpf's headers, other people's objects
 #   setup.sh e2e    what builds and runs a node of Kubernetes: a C compiler and libseccomp for runc, a static busybox
-#   setup.sh vm     what test needs, and what runs the tests on other kernels: QEMU, and what checks and unpacks Debian's packages
+#   setup.sh vm     what test needs, and what runs the tests on other kernels: QEMU, what checks and unpacks Debian's packages,
+#                   and SELinux's compiler
 set -eu
 
 PATH=$PATH:/usr/sbin:/sbin # where ip, tc and bpftool are; a plain `su` leaves them out
@@ -38,6 +39,7 @@ test | vm)
 		command_of dpkg-deb dpkg
 		command_of xz xz-utils
 		command_of nsenter util-linux
+		command_of secilc secilc
 		[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || packages="$packages debian-archive-keyring"
 	}
 	;;
