@@ -75,7 +75,7 @@ func (r *Record) points(_ context.Context, a volume.Attach) (points []dispatcher
 		}
 	}
 	if len(points) == 0 {
-		return nil, fmt.Errorf("volume: %w: program %.64q runs elsewhere; unpublish it first", ErrConflict, a.Program)
+		return nil, errOtherObject
 	}
 	return points, nil
 }
