@@ -72,7 +72,9 @@
 //   - an Attach that fails changes nothing (TestFullPointStaysAsItIs, TestProgramThatTheDriverRefusesChangesNothing,
 //     TestModeThatTheDriverLacksChangesNothing, TestMembersShareTheMode);
 //   - a lost race starts over (TestLostRaceStartsOver), ten times (TestRaceThatIsAlwaysLostIsAnError), and what has ended is
-//     started by Attach alone (TestWhatEndsDuringAChangeIsStartedAgainOrLeftAlone);
+//     started by Attach and Repair alone (TestWhatEndsDuringAChangeIsStartedAgainOrLeftAlone);
+//   - what others took away is brought back (TestRepairMakesEveryMemberRunAgain), at no other interface
+//     (TestRepairTouchesNoOtherInterface) and in nobody's place (TestRepairLeavesAForeignProgram);
 //   - Attach of the same member changes nothing (TestAttachAgainChangesNothing), of its new program loses no packet
 //     (TestNewProgramReplacesWithoutGap);
 //   - members of every kind do beside others what they do alone (TestMembersOfEveryKindShareAPoint); later ones see what

@@ -24,7 +24,7 @@ func TestLocateFindsTheNameOfNow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	holder := holdNetNS(t, ns)
+	holder := ns.Process(t)
 	d := New(t.TempDir(), Options{})
 	locate := func() Place {
 		t.Helper()
@@ -80,7 +80,7 @@ func sameFile(a, b string) bool {
 func TestNoThreadStaysInANetNSThatItLookedInto(t *testing.T) {
 	bpftest.Root(t)
 	ns := bpftest.NewNetNS(t)
-	holder := holdNetNS(t, ns)
+	holder := ns.Process(t)
 	var cookie uint64
 	err := ns.Do(func() (err error) {
 		cookie, err = netns.Cookie()

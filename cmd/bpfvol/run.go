@@ -37,7 +37,7 @@ func (o *publishOptions) flags(cmd *cobra.Command) {
 	o.stateOptions.flags(cmd)
 	o.imageOptions.flags(cmd)
 	o.pointOptions.flags(cmd)
-	cmd.Flags().IntVar(&o.group, "group", -1, "`GID` that alone may read the files; -1 is everyone")
+	cmd.Flags().IntVar(&o.group, "group", -1, "`GID` that alone may use the directory, to write maps that are rw, too; -1 is everyone")
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "print each stage, and the whole verifier log")
 }
 

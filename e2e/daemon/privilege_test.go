@@ -9,8 +9,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/bpfvol/bpfvol/e2e/kubelet"
 	"github.com/bpfvol/bpfvol/e2e/nodetest"
+	"github.com/bpfvol/bpfvol/internal/bpftest"
 	"github.com/bpfvol/bpfvol/internal/privilege"
 )
 
@@ -52,10 +55,12 @@ func TestEveryCapabilityIsNeeded(t *testing.T) {
 		"CAP_SYS_PTRACE": wantNoStart("/ns/net: permission denied"),
 		"CAP_SYS_CHROOT": wantNoStart("/ns/mnt: operation not permitted"),
 		"CAP_CHOWN":      wantNoGroup,
+		"CAP_SYSLOG":     wantNoSymbol,
 	}
 	for capability, test := range tests {
 		t.Run(capability, func(t *testing.T) {
-			test(t, nodetest.Start(t, nodetest.Options{Container: true, Without: strings.ToLower(capability)}))
+			node, _ := bpftest.Pair(t)
+			test(t, nodetest.Start(t, nodetest.Options{NetNS: node, Container: true, Without: strings.ToLower(capability)}))
 		})
 	}
 	for _, c := range privilege.Needed(true) {
@@ -85,19 +90,64 @@ func wantNoGroup(t *testing.T, n *nodetest.Node) {
 	n.Publish(t, attributes) // for one without
 }
 
-// What the node plugin asks for is what its document says, with the same reasons.
-func TestDocumentGivesWhatIsNeeded(t *testing.T) {
-	text, err := os.ReadFile("../../docs/adr/0004-unprivileged-pod.md")
+func wantNoSymbol(t *testing.T, n *nodetest.Node) {
+	if paranoid, err := os.ReadFile("/proc/sys/kernel/perf_event_paranoid"); err == nil && strings.TrimSpace(string(paranoid)) < "2" {
+		t.Skip("kernel.perf_event_paranoid is below 2: the kernel shows its addresses to everybody (kernel/ksyms_common.c)")
+	}
+	n.StartDaemon(t)
+	image := n.Signed(t, "members", filepath.Join("..", "..", "bpf", "members", "xdp.bpf.o"))
+	err := n.New(map[string]string{"image": image, "attach": "{program: ksym, xdp: veth0}"}).SetUp(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "bpf_prog_put") {
+		t.Errorf("a volume with a program that names a kernel symbol: %v, want that it is not found", err)
+	}
+	n.Publish(t, map[string]string{"image": image, "attach": "{program: core, xdp: veth0}"}) // and one that does not
+}
+
+// Of root's capabilities the daemon has none left that goes past the mode of a file.
+func TestBinaryThatRootMayNotReadIsRefused(t *testing.T) {
+	_, libc := nodetest.Hostid(t)
+	text, err := os.ReadFile(libc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, list, _ := strings.Cut(string(text), "add:\n")
-	list, _, _ = strings.Cut(list, "volumeMounts:")
-	var want strings.Builder
-	for _, c := range privilege.Needed(true) {
-		fmt.Fprintf(&want, "        - %s # %s\n", strings.TrimPrefix(privilege.Names([]privilege.Capability{c}), "CAP_"), c.Why)
+	n := nodetest.Start(t, nodetest.Options{})
+	private := filepath.Join(n.Dir, "libprivate.so")
+	if err := os.WriteFile(private, text, 0o600); err != nil {
+		t.Fatal(err)
 	}
-	if got := strings.TrimSuffix(list, "    "); got != want.String() {
-		t.Errorf("the pod adds\n%swant\n%s", got, want.String())
+	const nobody = 65534
+	if err := os.Chown(private, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	err = n.New(map[string]string{
+		"image": n.Signed(t, "hooks", object("hooks")), "attach": "{program: on_uprobe, uprobe: " + private + ":gethostid}",
+	}).SetUp(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "permission denied; make it readable") {
+		t.Errorf("a uprobe in a file that only its owner may read: %v", err)
+	}
+}
+
+// The document and the chart give the node plugin's pod what it needs, no more, and say why.
+func TestDocumentGivesWhatIsNeeded(t *testing.T) {
+	var want []string
+	for _, c := range privilege.Needed(true) {
+		want = append(want, fmt.Sprintf("- %s # %s", strings.TrimPrefix(privilege.Names([]privilege.Capability{c}), "CAP_"), c.Why))
+	}
+	for _, file := range []string{"docs/adr/0004-unprivileged-pod.md", "deploy/helm/bpfvol/templates/daemonset.yaml"} {
+		text, err := os.ReadFile(filepath.Join("..", "..", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		_, list, _ := strings.Cut(string(text), " add:\n")
+		for line := range strings.Lines(list) {
+			if line = strings.TrimSpace(line); !strings.HasPrefix(line, "- ") {
+				break
+			}
+			got = append(got, line)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", file, diff)
+		}
 	}
 }

@@ -19,7 +19,7 @@ import (
 func (o Options) start(daemon *exec.Cmd) {
 	daemon.SysProcAttr = &syscall.SysProcAttr{}
 	if o.Container {
-		daemon.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS // all mounts become private
+		daemon.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS | syscall.CLONE_NEWCGROUP // all mounts become private
 	}
 	if o.Without != "" {
 		without := Action(append([]string{"without", o.Without, daemon.Path}, daemon.Args[1:]...)...)
@@ -27,28 +27,14 @@ func (o Options) start(daemon *exec.Cmd) {
 	}
 }
 
-// onNode starts a process that does nothing, and returns its directory in /proc.
+// onNode is a process on the node, by its directory in /proc.
 func onNode(t testing.TB, ns *bpftest.NetNS) string {
 	t.Helper()
-	hold := exec.Command("cat")
-	start := hold.Start
+	start := func(t testing.TB) int { return bpftest.Process(t, 0) }
 	if ns != nil {
-		start = func() error { return ns.Do(hold.Start) }
+		start = ns.Process
 	}
-	stdin, err := hold.StdinPipe()
-	if err == nil {
-		err = start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stdin.Close()
-		if err := hold.Wait(); err != nil {
-			t.Error(err)
-		}
-	})
-	return fmt.Sprintf("/proc/%d", hold.Process.Pid)
+	return fmt.Sprintf("/proc/%d", start(t))
 }
 
 // mountBPFFS does what systemd does on a node: the bpffs is there before the container, which has it by hostPath.

@@ -35,8 +35,8 @@ import (
 type Options struct {
 	// NetNS is the network namespace of the node; nil: that of the test.
 	NetNS *bpftest.NetNS
-	// Container puts the daemon, as a runtime does, into a mount namespace of its own, and into a network namespace that only
-	// the registry and the commands share with it.
+	// Container puts the daemon, as a runtime does, into a mount and a cgroup namespace of its own, and into a network namespace
+	// that only the registry and the commands share with it.
 	Container bool
 	// Without is a capability, as in capabilities(7), that the daemon does not get; empty: it gets what the test has.
 	Without string
@@ -155,7 +155,7 @@ func (n *Node) ownPolicy(t testing.TB) string {
 	}
 	return "apiVersion: bpfvol.io/v1alpha1\nkind: BytecodePolicy\nmetadata: {name: e2e}\nspec:\n  images: [\"" + n.Registry + "/**\"]\n" +
 		"  authorities:\n  - key:\n      data: |\n        " + strings.ReplaceAll(strings.TrimSpace(string(key)), "\n", "\n        ") + "\n" +
-		"  allow: {hooks: [xdp, tc, tracepoint, rawTracepoint, kprobe, kretprobe, fentry, fexit, uprobe, uretprobe, lsm, cgroup, perfEvent, iter, netfilter, skLookup, netkit]}\n  subjects: [e2e/*]\n"
+		"  allow: {hooks: [xdp, tc, tracepoint, rawTracepoint, kprobe, kretprobe, fentry, fexit, uprobe, uretprobe, lsm, cgroup, perfEvent, iter, netfilter, skLookup, netkit], writableMaps: [hits]}\n  subjects: [e2e/*]\n"
 }
 
 // StartDaemon starts the daemon, again after StopDaemon.

@@ -80,11 +80,11 @@ func probes(p process) []probe {
 		{name: "btf", what: "json/ in volumes, hooks iter, fentry and lsm, programs built for every kernel (CO-RE)", kernel: "CONFIG_DEBUG_INFO_BTF", try: tryBTF},
 		{name: "stats", what: "run times in status and metrics", caps: []capability{unix.CAP_SYS_ADMIN}, kernel: "CONFIG_BPF_SYSCALL, version 5.8 or later", try: tryStats},
 	}
-	list = append(list, bpffsProbes()...)
+	list = append(list, bpffsProbes(p.host)...)
 	list = append(list, networkProbes()...)
 	list = append(list, tracingProbes()...)
 	list = append(list, trampolineProbes(p)...)
-	return append(list, cgroupProbes()...)
+	return append(list, cgroupProbes(p.host)...)
 }
 
 // run asks one question and puts the answer in words.

@@ -7,6 +7,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"github.com/bpfvol/bpfvol/internal/host"
 )
 
 // initial are the namespaces that a machine starts with (include/linux/proc_ns.h). Those of mounts and networks had no fixed
@@ -38,6 +40,17 @@ func (p process) place() (string, error) {
 			"and interfaces are those of hostNetwork alone; --host-process /proc/1 needs neither", nil
 	}
 	return "this machine's namespaces", nil
+}
+
+// at makes a check that looks at what is mounted look where the node is.
+func at(node host.Process, try func() (string, error)) func() (string, error) {
+	return func() (detail string, err error) {
+		err = node.Do(func() (err error) {
+			detail, err = try()
+			return err
+		})
+		return detail, err
+	}
 }
 
 // ownNamespaces lists those that this process does not share with the machine: containers always have some.

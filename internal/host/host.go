@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package host runs functions where the node is, in a process that is not: the node plugin in a container has a mount and
-// a network namespace of its own, but volumes are mounted for kubelet, and programs attach to the node's interfaces.
+// Package host runs functions where the node is, in a process that is not: the node plugin in a container has a mount, a
+// network and a cgroup namespace of its own, but volumes are mounted for kubelet, and programs attach to the node's interfaces
+// and see its cgroups.
 //
 //	err := host.Process("/proc/1").Do(func() error { return mountOn("/var/lib/kubelet/pods/...") })
 //
@@ -29,7 +30,7 @@ import (
 // node's own. Empty is this process.
 type Process string
 
-// Do calls f in the node's mount and network namespace, with the node's root directory. Goroutines that f starts are not
+// Do calls f in the node's mount, network and cgroup namespace, with the node's root directory. Goroutines that f starts are not
 // there, and what /proc/self says is not about f's thread: what /proc/thread-self says is. A panic of f is its error.
 //
 // It needs CAP_SYS_PTRACE, CAP_SYS_ADMIN and CAP_SYS_CHROOT.
@@ -84,7 +85,7 @@ func (p Process) enter() error {
 	for _, ns := range []struct {
 		name string
 		kind int
-	}{{"net", unix.CLONE_NEWNET}, {"mnt", unix.CLONE_NEWNS}} {
+	}{{"net", unix.CLONE_NEWNET}, {"cgroup", unix.CLONE_NEWCGROUP}, {"mnt", unix.CLONE_NEWNS}} {
 		if err := enter(filepath.Join(string(p), "ns", ns.name), ns.kind); err != nil {
 			return fmt.Errorf("host process: %w; name the directory of a process of the node, and see bpfvol doctor for capabilities", err)
 		}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -22,36 +21,23 @@ import (
 
 func TestMain(m *testing.M) { bpftest.Main(m) }
 
-// elsewhere starts a process in a mount and a network namespace of its own.
+// elsewhere is a process in namespaces of its own.
 func elsewhere(t *testing.T) Process {
 	t.Helper()
-	bpftest.Root(t)
-	cmd := exec.Command("cat")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET}
-	stdin, err := cmd.StdinPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stdin.Close()
-		if err := cmd.Wait(); err != nil {
-			t.Error(err)
-		}
-	})
-	return Process(fmt.Sprintf("/proc/%d", cmd.Process.Pid))
+	return Process(fmt.Sprintf("/proc/%d", bpftest.Process(t, syscall.CLONE_NEWNS|syscall.CLONE_NEWNET|syscall.CLONE_NEWCGROUP)))
 }
 
 // namespaces are those of a process or thread, by its directory in /proc; empty if it has ended.
 func namespaces(dir string) string {
-	mnt, err1 := os.Readlink(filepath.Join(dir, "ns/mnt"))
-	net, err2 := os.Readlink(filepath.Join(dir, "ns/net"))
-	if errors.Join(err1, err2) != nil {
-		return ""
+	var all []string
+	for _, name := range []string{"mnt", "net", "cgroup"} {
+		ns, err := os.Readlink(filepath.Join(dir, "ns", name))
+		if err != nil {
+			return ""
+		}
+		all = append(all, ns)
 	}
-	return mnt + " " + net
+	return strings.Join(all, " ")
 }
 
 func TestOnlyTheFunctionIsThere(t *testing.T) {

@@ -168,13 +168,18 @@ func (v *decided) content(coll *loader.Collection, rec *Record, target *Target) 
 			Signer:   target.Signer,
 			Programs: rec.Programs,
 		},
-		Types: types,
-		Group: target.Group,
+		Types:   types,
+		Group:   target.Group,
+		Context: target.Context,
 	}
 	for _, m := range v.object.Maps() {
-		if m.Shown {
-			c.Maps = append(c.Maps, podfs.Map{Name: m.Name, Map: coll.Maps[m.Name], Key: m.Key, Value: m.Value, Access: m.Access})
+		if !m.Shown {
+			continue
 		}
+		if target.ReadOnly {
+			m.Access = volume.ReadOnly
+		}
+		c.Maps = append(c.Maps, podfs.Map{Name: m.Name, Map: coll.Maps[m.Name], Key: m.Key, Value: m.Value, Access: m.Access})
 	}
 	slices.SortFunc(c.Maps, func(a, b podfs.Map) int { return strings.Compare(a.Name, b.Name) })
 	return c, nil

@@ -33,6 +33,7 @@ type decided struct {
 type member struct {
 	program string
 	hook    volume.Hook
+	at      dispatcher.Point  // of hooks of interfaces
 	point   *dispatcher.Point // nil where the kernel itself shares the hook
 }
 
@@ -142,7 +143,7 @@ func place(ctx context.Context, object *loader.Object, on basis) ([]member, veri
 		}
 		var names []string
 		for _, p := range points {
-			m := member{program: a.Program, hook: onInterfaces(a.Hook, []string{p.Interface}), point: &p}
+			m := member{program: a.Program, hook: onInterfaces(a.Hook, []string{p.Interface}), at: p, point: &p}
 			if a.Hook.Kind() == volume.KindNetkit {
 				m.point = nil
 			}
@@ -197,6 +198,7 @@ func (v *decided) target(req Request) Target {
 		Path:      req.Target,
 		Pod:       req.Pod,
 		Group:     req.Group,
+		Context:   req.Context,
 		ReadOnly:  req.ReadOnly,
 		Policy:    v.grant.Policy.Name,
 		Authority: v.grant.Signer.Authority,

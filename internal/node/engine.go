@@ -50,6 +50,8 @@ var (
 	ErrConflict = errors.New("already published with other arguments")
 	// ErrTeardown means that something could not be taken away. The record is kept, so Unpublish can try again.
 	ErrTeardown = errors.New("could not take everything away")
+	// ErrNewer means that a newer version of bpfvol wrote the volume's record. Everything is left as it is.
+	ErrNewer = errors.New("written by a newer version of bpfvol")
 	// ErrUnknownVolume means that there is no such volume, or not at that target.
 	ErrUnknownVolume = errors.New("no such volume")
 )
@@ -123,8 +125,12 @@ type Request struct {
 	Attributes map[string]string
 	Subject    verify.Subject
 	Pod        Pod
-	// Group owns the mounted files; nil: everyone may read them.
-	Group    *int
+	// Group is whose the mounted files are; nil: everyone's.
+	Group *int
+	// Context is the SELinux context of the mounted files; "": one that every container may use.
+	Context string
+	// ReadOnly takes from the pod what it may write of a PersistentVolume. A volume of its own that asks for maps to write
+	// cannot be read-only.
 	ReadOnly bool
 	Keyring  image.Keyring
 }
@@ -150,17 +156,15 @@ func Open(opts Options) (*Engine, error) {
 			return nil, fmt.Errorf("state directory: %w", err)
 		}
 	}
-	if err := opts.Host.Do(func() error { return ensureBPFFS(opts.BPFFSDir) }); err != nil {
+	if err := opts.Host.Do(func() error { return ensurePins(opts.BPFFSDir) }); err != nil {
+		return nil, err
+	}
+	if err := tryBPF(); err != nil {
 		return nil, err
 	}
 	for flag, dir := range map[string]string{"state-dir": opts.StateDir, "bpffs-dir": opts.BPFFSDir} {
 		if err := sharedWithHost(opts.Host, dir); err != nil {
 			return nil, fmt.Errorf("--%s: %w", flag, err)
-		}
-	}
-	for _, dir := range []string{"volumes", "points"} {
-		if err := os.MkdirAll(filepath.Join(opts.BPFFSDir, dir), 0o700); err != nil {
-			return nil, fmt.Errorf("pins: %w", err)
 		}
 	}
 	return Look(opts), nil

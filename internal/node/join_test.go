@@ -431,7 +431,7 @@ func TestUnmountedTargetLeavesTheOther(t *testing.T) {
 	if err := unix.Unmount(first.Target, unix.MNT_DETACH); err != nil {
 		t.Fatal(err)
 	}
-	health, err := f.Health(t.Context(), first.VolumeID)
+	health, err := f.Health(t.Context(), first.VolumeID, "")
 	if err != nil || health.String() != "it is not mounted at 1 of its 2 targets" {
 		t.Errorf("health is %q, %v", health, err)
 	}

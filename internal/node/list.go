@@ -20,6 +20,7 @@ type Volume struct {
 
 	name      string // of its record and pins
 	unmounted int    // targets that are published and do not show it
+	unread    error  // why the record cannot be read
 }
 
 // Count returns how many volumes have a record. Unlike List it looks at no volume.
@@ -83,7 +84,7 @@ func (e *Engine) volume(name string) (Volume, error) {
 	if errors.Is(err, ErrUnknownVolume) {
 		return Volume{}, err
 	} else if err != nil {
-		return Volume{Record: Record{VolumeID: name, State: stateUnreadable}, name: name}, nil
+		return Volume{Record: Record{VolumeID: name, State: stateUnreadable}, name: name, unread: err}, nil
 	}
 	v := Volume{Record: *rec, Mounted: true, name: name}
 	for _, t := range rec.Targets {

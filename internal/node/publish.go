@@ -30,6 +30,9 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 	if err != nil {
 		return err
 	}
+	if err := checkReadOnly(req, spec); err != nil {
+		return err
+	}
 	if err := e.opts.Host.Do(func() error { return podfs.Check(req.Target, e.opts.TargetRoot) }); err != nil {
 		return err
 	}
@@ -41,10 +44,17 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 	defer unlock()
 
 	var rec *Record
+	whole := false
 	err = e.opts.Host.Do(func() (err error) {
+		if whole, err = e.leaveUnread(name, req.Target); whole || err != nil {
+			return err
+		}
 		rec, err = e.standing(ctx, name, req)
 		return err
 	})
+	if whole {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -73,6 +83,13 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 func (e *Engine) carryOut(
 	ctx context.Context, name string, v *decided, rec *Record, target string, effects func(context.Context, string, *decided, *Record) error,
 ) error {
+	if err := ensurePins(e.opts.BPFFSDir); err != nil {
+		return err
+	}
+	rec.Target(target).Device = deviceOf(e.opts.TargetRoot)
+	if rec.Attachments == nil {
+		rec.Attachments = v.attachments()
+	}
 	if err := e.records.write(rec); err != nil {
 		return err // nothing has changed
 	}
@@ -87,6 +104,16 @@ func (e *Engine) carryOut(
 	}
 	klog.FromContext(ctx).Info("volume published", "image", rec.Digest, "points", len(v.members), "targets", len(rec.Targets))
 	return nil
+}
+
+// checkReadOnly refuses a volume that its pod wants read-only and with maps to write. Of a PersistentVolume an admin wrote
+// the attributes: there, a pod may do with less.
+func checkReadOnly(req Request, spec volume.Spec) error {
+	i := slices.IndexFunc(spec.Maps, func(m volume.MapRef) bool { return m.Access == volume.ReadWrite })
+	if i < 0 || !req.ReadOnly || req.Subject.Persistent {
+		return nil
+	}
+	return &volume.AttributeError{Key: volume.KeyMaps, Msg: fmt.Sprintf("map %q is rw in a volume with readOnly: true; leave one of the two out", spec.Maps[i].Name)}
 }
 
 // sharedPatience is how long a pod waits while another pod's target of the same PersistentVolume is published. That takes

@@ -24,9 +24,6 @@ import (
 // recordSchema is the version of the record's fields. A reader refuses a newer one rather than guess.
 const recordSchema = 2
 
-// errNewer means that a newer version of bpfvol wrote a record.
-var errNewer = errors.New("written by a newer version of bpfvol")
-
 type state string
 
 const (
@@ -52,8 +49,9 @@ type Record struct {
 	Image  string        `json:"image"`
 	Digest digest.Digest `json:"digest"`
 	Object digest.Digest `json:"object"`
-	// Programs are the attachments in the order they were made.
-	Programs []podfs.Program `json:"programs"`
+	// Programs are the attachments in the order they were made, and Attachments what it takes to make them again.
+	Programs    []podfs.Program `json:"programs"`
+	Attachments []Attachment    `json:"attachments,omitempty"`
 }
 
 // Target is a place where a volume is shown, and for whom.
@@ -61,7 +59,10 @@ type Target struct {
 	Path     string `json:"path"`
 	Pod      Pod    `json:"pod,omitzero"`
 	Group    *int   `json:"group,omitempty"`
+	Context  string `json:"context,omitempty"`
 	ReadOnly bool   `json:"readOnly,omitempty"`
+	// Device is the file system of kubelet's pods, which tells pods that are gone from a disk that is.
+	Device uint64 `json:"device,omitempty"`
 	// Policy admitted the pod, as Signer satisfies its Authority ("key[0]"; "" where it asks for no signature).
 	Policy    string `json:"policy"`
 	Authority string `json:"authority,omitempty"`
@@ -122,7 +123,7 @@ func (r *Record) settles(req Request) (bool, error) {
 	switch {
 	case t == nil && same && r.Persistent && req.Subject.Persistent:
 		return false, nil
-	case t != nil && same && t.ReadOnly == req.ReadOnly &&
+	case t != nil && same && t.ReadOnly == req.ReadOnly && t.Context == req.Context &&
 		(t.Group == nil) == (req.Group == nil) && (t.Group == nil || *t.Group == *req.Group):
 		return true, nil
 	}
@@ -134,30 +135,36 @@ type records struct{ dir string }
 
 func (rs records) path(name string) string { return filepath.Join(rs.dir, name+".json") }
 
-// read returns ErrUnknownVolume when there is no record, and another error when there is one that can't be used.
+// read returns ErrUnknownVolume when there is no record, and an *unreadableError when there is one that can't be used.
 func (rs records) read(name string) (*Record, error) {
-	data, err := os.ReadFile(rs.path(name))
+	data, err := readRegular(rs.path(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrUnknownVolume
 	}
 	if err != nil {
-		return nil, recordError(err)
+		return nil, err
 	}
 	var version struct {
 		Schema int `json:"schema"`
 	}
-	if err := json.Unmarshal(data, &version); err == nil && version.Schema > recordSchema {
-		return nil, fmt.Errorf("record %s.json: %w: schema %d, this one reads %d", name, errNewer, version.Schema, recordSchema)
+	// What has another shape in another version is an error, too, but the version is decoded all the same.
+	err = json.Unmarshal(data, &version)
+	switch {
+	case len(data) == 0:
+		return nil, &unreadableError{why: "it is empty"}
+	case errors.As(err, new(*json.SyntaxError)):
+		return nil, &unreadableError{why: "it is no JSON"}
+	case version.Schema > recordSchema:
+		return nil, &unreadableError{newer: true, why: fmt.Sprintf("a newer version of bpfvol wrote it: schema %d, this one reads %d", version.Schema, recordSchema)}
+	case version.Schema != recordSchema:
+		return nil, &unreadableError{why: fmt.Sprintf("schema %d, this version reads %d", version.Schema, recordSchema)}
 	}
 	var r Record
 	if err := json.Unmarshal(data, &r); err != nil {
-		return nil, fmt.Errorf("record %s.json: %w", name, err)
-	}
-	if r.Schema != recordSchema {
-		return nil, fmt.Errorf("record %s.json: schema %d, this version reads %d", name, r.Schema, recordSchema)
+		return nil, &unreadableError{why: "it is malformed"}
 	}
 	if volume.FileName(r.VolumeID) != name {
-		return nil, fmt.Errorf("record %s.json: is of volume %q", name, r.VolumeID)
+		return nil, &unreadableError{why: "it is of another volume"}
 	}
 	return &r, nil
 }

@@ -13,9 +13,9 @@ import (
 )
 
 // Recover takes away what a crash left half-done: a record without its mount, pins without a record, members without
-// a record. Volumes that are whole keep running and are not touched. One that cannot be taken away is logged and left to
-// its next call: it must not keep every other volume of the node from being published. Call it once before the first
-// Publish.
+// a record. Volumes that are whole keep running and are not touched, nor are those of which the record cannot be read. One
+// that cannot be taken away is logged and left to its next call: it must not keep every other volume of the node from being
+// published. Call it once before the first Publish.
 func (e *Engine) Recover(ctx context.Context) error {
 	return e.opts.Host.Do(func() error { return e.recover(ctx) })
 }
@@ -46,11 +46,9 @@ func (e *Engine) recoverVolume(ctx context.Context, name string) error {
 	switch {
 	case err == nil && rec.runs():
 		return e.recoverTargets(ctx, name, rec)
-	case errors.Is(err, errNewer):
+	case err != nil && !errors.Is(err, ErrUnknownVolume):
 		klog.FromContext(ctx).Error(err, "volume left as it is", "volume", name) // its pod may be using it
 		return nil
-	case err != nil && !errors.Is(err, ErrUnknownVolume):
-		klog.FromContext(ctx).Error(err, "record unreadable, taking the volume away")
 	}
 	if err := e.teardown(ctx, name, rec.paths()); err != nil {
 		return err

@@ -116,29 +116,6 @@ func TestRetryAfterKillNeedsNoRecovery(t *testing.T) {
 	wantCounted(t, req.Target, 1)
 }
 
-func TestUnreadableRecordIsTakenAway(t *testing.T) {
-	f := newFixture(t)
-	for what, text := range map[string]string{
-		"truncated": `{"schema":2,"volu`,
-		"empty":     "",
-		"newer":     `{"schema":99}`,
-		"foreign":   `{"schema":2,"volumeID":"somebody-else"}`,
-	} {
-		t.Run(what, func(t *testing.T) {
-			req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)
-			f.publish(t, req)
-			path := f.records.path(volume.FileName(req.VolumeID))
-			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			if err := f.Unpublish(f.ctx, req.VolumeID, req.Target); err != nil {
-				t.Fatal(err)
-			}
-			f.wantNothing(t, req)
-		})
-	}
-}
-
 // The mount went away under us: node reboot of the mount table, or an admin's umount.
 func TestPublishAfterTheMountIsGone(t *testing.T) {
 	f := newFixture(t)
@@ -213,21 +190,4 @@ func TestRecoverGoesOnPastAPointThatItCannotRead(t *testing.T) {
 	})
 	f.restart(t)
 	f.publish(t, f.request(t, f.signed(t, "hooks", hooks()), onGetpgid))
-}
-
-// An admin goes back to this version. Its pods still use what the newer one published.
-func TestRecoverLeavesVolumesOfANewerVersion(t *testing.T) {
-	f := newFixture(t)
-	req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)
-	f.publish(t, req)
-	path := f.records.path(volume.FileName(req.VolumeID))
-	if err := os.WriteFile(path, []byte(`{"schema":3,"volumeID":["an","other","type"]}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f.restart(t)
-	wantCounted(t, req.Target, 1)
-	if err := f.Unpublish(f.ctx, req.VolumeID, req.Target); err != nil {
-		t.Fatal(err)
-	}
-	f.wantNothing(t, req)
 }

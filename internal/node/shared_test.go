@@ -4,7 +4,6 @@ package node
 
 import (
 	"fmt"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,23 +16,7 @@ import (
 
 // A directory that the container has and the node has not would take the records and pins with it.
 func TestDirectoriesMustBeTheNodesOwn(t *testing.T) {
-	bpftest.Root(t)
-	cmd := exec.Command("cat")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-	stdin, err := cmd.StdinPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		stdin.Close()
-		if err := cmd.Wait(); err != nil {
-			t.Error(err)
-		}
-	}()
-	node := host.Process(fmt.Sprintf("/proc/%d", cmd.Process.Pid))
+	node := host.Process(fmt.Sprintf("/proc/%d", bpftest.Process(t, syscall.CLONE_NEWNS)))
 	shared, own := t.TempDir(), t.TempDir()
 	if err := node.Do(func() error { return unix.Mount("node", own, "tmpfs", 0, "") }); err != nil {
 		t.Fatal(err)

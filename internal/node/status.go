@@ -122,7 +122,7 @@ func (e *Engine) sharedPoint(s dispatcher.PointStatus, records map[string]Record
 	i, wrong := e.look(s)
 	p := PointStatus{
 		Point: pointAt(s.Point, i), Hook: string(s.Kind), Direction: s.Direction, Interface: i,
-		Mode: cmp.Or(string(s.Mode), s.Carrier), LinkID: uint32(s.Link), Problem: wrong, Severed: s.Severed,
+		Mode: cmp.Or(string(s.Mode), s.Carrier), LinkID: uint32(s.Link), Problem: wrong.Text, Severed: s.Severed,
 	}
 	if s.Program.ID != 0 && !s.Severed {
 		p.Program = LoadedProgram{ID: uint32(s.Program.ID), Name: s.Program.Name}

@@ -31,6 +31,7 @@ var needed = []Capability{
 	{Value: cap.NET_ADMIN, Why: "attach tc programs before Linux 6.6, by netlink"},
 	{Value: cap.SYS_PTRACE, Why: "open the namespaces of the node, and those that an interface moved to, in /proc"},
 	{Value: cap.SYS_CHROOT, Why: "enter the node's mount namespace, which has a root directory of its own", inContainer: true},
+	{Value: cap.SYSLOG, Why: "read the addresses of kernel symbols, for programs that name them (__ksym) and offsets of kprobes"},
 	{Value: cap.CHOWN, Why: "give a volume's files to the pod's fsGroup"},
 }
 

@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command seccomp prints the profile for pods that read maps of their volume by bpf(2): containerd's default profile for a
-// container without capabilities, and those commands of bpf(2) that open a pinned map and read it. The default profile
-// refuses all of bpf(2).
+// Command seccomp prints the profile for pods that read maps of their volume by bpf(2), or write those in rw/, too:
+// containerd's default profile for a container without capabilities, and those commands of bpf(2) that open a pinned map,
+// read it and write it. The default profile refuses all of bpf(2).
+//
+//	seccomp reader | writer
 //
 // A filter sees the number of the command and not what it points to. That is enough: a map of a volume is read-only by its
-// file system, so what these commands get is no more than `cat` of json/<map> shows, and no command here makes anything.
+// file system, but for those in rw/, so what these commands get is no more than `cat` of json/<map> shows, and no command
+// here makes anything.
 package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 
 	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -25,6 +30,16 @@ var reading = []uint64{
 	7,  // BPF_OBJ_GET
 	15, // BPF_OBJ_GET_INFO_BY_FD
 	24, // BPF_MAP_LOOKUP_BATCH
+}
+
+// writing are those that change a map, beside.
+var writing = []uint64{
+	2,  // BPF_MAP_UPDATE_ELEM
+	3,  // BPF_MAP_DELETE_ELEM
+	21, // BPF_MAP_LOOKUP_AND_DELETE_ELEM
+	25, // BPF_MAP_LOOKUP_AND_DELETE_BATCH
+	26, // BPF_MAP_UPDATE_BATCH
+	27, // BPF_MAP_DELETE_BATCH
 }
 
 func main() {
@@ -46,7 +61,11 @@ func run() error {
 		Names:  []string{"arm_fadvise64_64", "arm_sync_file_range", "sync_file_range2", "breakpoint", "cacheflush", "set_tls"},
 		Action: specs.ActAllow,
 	})
-	for _, command := range reading {
+	commands, err := commandsOf(os.Args[1:])
+	if err != nil {
+		return err
+	}
+	for _, command := range commands {
 		profile.Syscalls = append(profile.Syscalls, specs.LinuxSyscall{
 			Names:  []string{"bpf"},
 			Action: specs.ActAllow,
@@ -56,4 +75,15 @@ func run() error {
 	e := json.NewEncoder(os.Stdout)
 	e.SetIndent("", " ")
 	return e.Encode(profile)
+}
+
+// commandsOf are those that a profile allows.
+func commandsOf(args []string) ([]uint64, error) {
+	switch {
+	case slices.Equal(args, []string{"reader"}):
+		return reading, nil
+	case slices.Equal(args, []string{"writer"}):
+		return slices.Concat(reading, writing), nil
+	}
+	return nil, errors.New("usage: seccomp reader | writer")
 }

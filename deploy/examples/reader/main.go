@@ -7,7 +7,8 @@
 //	reader DIR        prints the map "flows" of the volume mounted at DIR
 package main
 
-//go:generate sh -c "go -C ../../../tools/seccomp run . >../../helm/bpfvol/files/bpf-reader.json"
+//go:generate sh -c "go -C ../../../tools/seccomp run . reader >../../helm/bpfvol/files/bpf-reader.json"
+//go:generate sh -c "go -C ../../../tools/seccomp run . writer >../../helm/bpfvol/files/bpf-writer.json"
 
 import (
 	"fmt"
