@@ -17,6 +17,9 @@
 //   - what is decided is told once, with its reason (TestEachDecisionIsToldOnce), and a dry run decides the same
 //     (TestDryRunDecidesAsPublishDoes)
 //   - publishing again with the same arguments changes nothing, with others is refused (TestPublishAgain)
+//   - pods of a PersistentVolume share what runs (TestTargetsShareWhatRuns), each is decided about by that
+//     (TestSecondTargetIsDecidedAboutByWhatRuns), and what fails or ends for one leaves the others alone
+//     (TestFailedSecondTargetLeavesTheFirst, TestSecondTargetKilledAfterEachStage, TestFirstTargetGoesWhileTheSecondCounts)
 //   - a volume that cannot be taken away holds up no other one (TestRecoverGoesOnPastAStuckVolume)
 //   - a program that stopped makes its volume unhealthy, and no other (TestHealthSaysWhatIsWrong, TestOneDeadInterfaceOfTwo)
 //   - an idle engine holds no BPF object, so a restart drops no packet (TestIdleEngineHoldsNoBPFObjects)
