@@ -2,8 +2,8 @@
 #
 #   docker buildx build --platform linux/amd64,linux/arm64 --build-arg VERSION=$(git describe --tags --always) -t bpfvol .
 #
-# The image holds the static binaries, which lie beside each other, and the certificates for registries. The node plugin needs root, the host's
-# /sys/fs/bpf and /run/bpfvol, and kubelet's directory with bidirectional mount propagation: see docs.
+# The image holds the static binaries, which lie beside each other, and the certificates for registries. What the node
+# plugin's pod needs, and why, is in docs/adr/0004-unprivileged-pod.md.
 FROM --platform=$BUILDPLATFORM golang:1.26 AS build
 ARG TARGETOS TARGETARCH VERSION=dev
 WORKDIR /src

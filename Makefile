@@ -15,7 +15,7 @@ GO_BUILD = $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/bpfvol and bin/bpfvol-provision, static binaries. Needs Go alone
@@ -34,6 +34,11 @@ test: setup-test vet ## Run every test. As root; without, kernel tests skip. PAC
 .PHONY: test-vm
 test-vm: setup-vm ## Run the kernel tests on Linux 6.1 and 6.12 too, in QEMU. KERNEL=6.1 runs one, PACKAGES=./loader and RUN=Load some
 	$(GO) run ./e2e/vm $(if $(KERNEL),-kernel $(KERNEL)) $(if $(RUN),-run '$(RUN)') $(filter-out ./...,$(PACKAGES))
+
+.PHONY: e2e
+e2e: setup-e2e ## Run a real Kubernetes node with the plugin on it, and its scenarios. As root. RUN=Restart runs some
+	@start=$$(date +%s); $(GO) test -tags=grpcnotrace,e2e -count=1 -timeout 40m -v $(if $(RUN),-run '$(RUN)') ./e2e/kubernetes; status=$$?; \
+	echo "BENCH e2e.total_s $$(($$(date +%s) - start)) s"; exit $$status
 
 .PHONY: sanity
 sanity: setup-demo ## Run csi-sanity, CSI's conformance suite, against the real daemon and kernel. As root
@@ -59,7 +64,7 @@ lint: vet bin/golangci-lint ## Check format, vet and lint
 
 .PHONY: vet
 vet:
-	$(GO) vet $(PACKAGES)
+	$(GO) vet -tags=grpcnotrace,e2e $(PACKAGES)
 
 .PHONY: generate
 generate: setup-test ## Make the committed BPF objects and documents again
@@ -69,8 +74,8 @@ generate: setup-test ## Make the committed BPF objects and documents again
 clean: ## Remove what was built
 	rm -rf bin
 
-.PHONY: setup-demo setup-test setup-vm
-setup-demo setup-test setup-vm: setup-%:
+.PHONY: setup-demo setup-test setup-e2e setup-vm
+setup-demo setup-test setup-e2e setup-vm: setup-%:
 	@e2e/setup.sh $*
 
 # Its version is pinned in tools/go.mod, a module of its own: a linter's dependencies are not the program's.

@@ -139,7 +139,7 @@ func capabilities(all []*csi.VolumeCapability) error {
 		return &requestError{"volume capabilities", "missing"}
 	}
 	for _, c := range all {
-		if _, err := capability(c); err != nil {
+		if _, _, err := capability(c); err != nil {
 			return err
 		}
 	}

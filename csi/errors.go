@@ -32,7 +32,7 @@ func CodeOf(err error) codes.Code {
 	switch {
 	case err == nil:
 		return codes.OK
-	case isAny(err, node.ErrTeardown, node.ErrBusy, image.ErrPulling):
+	case isAny(err, node.ErrTeardown, node.ErrBusy, node.ErrNewer, image.ErrPulling):
 		return codes.Aborted
 	case isAny(err, errNotReady, image.ErrUnavailable, verify.ErrUnavailable):
 		return codes.Unavailable
@@ -57,8 +57,8 @@ func CodeOf(err error) codes.Code {
 		return codes.DataLoss
 	case isAny(err, node.ErrUnknownVolume, errNoVolume, image.ErrNotFound, image.ErrNotCached, loader.ErrNotFound):
 		return codes.NotFound
-	case isAny(err, hook.ErrMissing, hook.ErrUnfit, dispatcher.ErrMissing, dispatcher.ErrForeign, dispatcher.ErrMode, podfs.ErrTarget, podfs.ErrWritable,
-		loader.ErrUnsupported, ebpf.ErrNotSupported):
+	case isAny(err, hook.ErrMissing, hook.ErrUnfit, dispatcher.ErrMissing, dispatcher.ErrForeign, dispatcher.ErrMode, podfs.ErrTarget, podfs.ErrContext,
+		syscall.EROFS, loader.ErrUnsupported, ebpf.ErrNotSupported):
 		return codes.FailedPrecondition
 
 	case isAny(err, context.Canceled):

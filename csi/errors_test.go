@@ -67,6 +67,7 @@ func TestCodes(t *testing.T) {
 		{"operation in flight on this volume", node.ErrBusy, codes.Aborted},
 		{"pull still running", image.ErrPulling, codes.Aborted},
 		{"pull still running at the deadline", errors.Join(image.ErrPulling, context.DeadlineExceeded), codes.Aborted},
+		{"record of a newer version", node.ErrNewer, codes.Aborted},
 		{"teardown failed", node.ErrTeardown, codes.Aborted},
 		{"teardown failed after a final error", errors.Join(node.ErrTeardown, &verify.DeniedError{}), codes.Aborted},
 		{"teardown failed without memory", errors.Join(node.ErrTeardown, syscall.ENOMEM), codes.Aborted},
@@ -88,12 +89,12 @@ func TestCodes(t *testing.T) {
 
 		{"kernel feature missing", loader.ErrUnsupported, codes.FailedPrecondition},
 		{"kernel feature missing at a hook", ebpf.ErrNotSupported, codes.FailedPrecondition},
-		{"writable maps of a later version", podfs.ErrWritable, codes.FailedPrecondition},
 		{"interface missing", &dispatcher.InterfaceError{}, codes.FailedPrecondition},
 		{"tracepoint, symbol missing", &hook.MissingError{}, codes.FailedPrecondition},
 		{"hook that the kernel refuses", &hook.RefusedError{Err: syscall.EPERM}, codes.FailedPrecondition},
 		{"something else than a hook needs", hook.ErrUnfit, codes.FailedPrecondition},
 		{"foreign program", &dispatcher.ForeignError{}, codes.FailedPrecondition},
+		{"state directory read-only", syscall.EROFS, codes.FailedPrecondition},
 		{"target is another filesystem or a symlink", podfs.ErrTarget, codes.FailedPrecondition},
 
 		{"bytes differ from their digest", image.ErrDigestMismatch, codes.DataLoss},

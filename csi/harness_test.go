@@ -23,6 +23,7 @@ type fakeEngine struct {
 	publish   func(context.Context, node.Request) error
 	unpublish func(ctx context.Context, id, target string) error
 	stats     func(id, target string) (int, error)
+	health    func(id, target string) (node.Health, error)
 }
 
 func (e *fakeEngine) Publish(ctx context.Context, req node.Request) error {
@@ -44,6 +45,13 @@ func (e *fakeEngine) Stats(_ context.Context, id, target string) (int, error) {
 		return 0, nil
 	}
 	return e.stats(id, target)
+}
+
+func (e *fakeEngine) Health(_ context.Context, id, target string) (node.Health, error) {
+	if e.health == nil {
+		return node.Health{Healthy: true}, nil
+	}
+	return e.health(id, target)
 }
 
 // running is a server that serves, and a client of it.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -32,10 +33,14 @@ func (s *Server) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.Nod
 	return &csi.NodeGetInfoResponse{NodeId: s.opts.NodeID}, nil
 }
 
-// NodeGetCapabilities lists nodeCapabilities.
+// NodeGetCapabilities lists nodeCapabilities, and GET_VOLUME_HEALTH where that is asked for.
 func (s *Server) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
 	resp := &csi.NodeGetCapabilitiesResponse{}
-	for _, c := range nodeCapabilities {
+	capabilities := nodeCapabilities
+	if s.opts.VolumeHealth {
+		capabilities = append(slices.Clone(capabilities), csi.NodeServiceCapability_RPC_GET_VOLUME_HEALTH)
+	}
+	for _, c := range capabilities {
 		resp.Capabilities = append(resp.Capabilities, &csi.NodeServiceCapability{
 			Type: &csi.NodeServiceCapability_Rpc{Rpc: &csi.NodeServiceCapability_RPC{Type: c}},
 		})

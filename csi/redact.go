@@ -25,6 +25,8 @@ func shown(req any) any {
 		return map[string]string{"target": r.GetTargetPath()}
 	case *csi.NodeGetVolumeStatsRequest:
 		return map[string]string{"path": r.GetVolumePath()}
+	case *csi.NodeGetVolumeHealthRequest:
+		return map[string]string{"path": r.GetVolumePublishPath()}
 	case *csi.CreateVolumeRequest:
 		return loggedCreate{req: r}
 	}

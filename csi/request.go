@@ -50,7 +50,7 @@ func publishRequest(req *csi.NodePublishVolumeRequest, podsDir string) (node.Req
 	if err := checkVolume(req.GetVolumeId(), "target path", req.GetTargetPath()); err != nil {
 		return node.Request{}, err
 	}
-	group, err := capability(req.GetVolumeCapability())
+	group, label, err := capability(req.GetVolumeCapability())
 	if err != nil {
 		return node.Request{}, err
 	}
@@ -73,7 +73,8 @@ func publishRequest(req *csi.NodePublishVolumeRequest, podsDir string) (node.Req
 		Subject:    verify.Subject{Namespace: pod.Namespace, ServiceAccount: pod.ServiceAccount, Persistent: persistent},
 		Pod:        pod,
 		Group:      group,
-		ReadOnly:   req.GetReadonly(),
+		Context:    label,
+		ReadOnly:   req.GetReadonly() || readersOnly(req.GetVolumeCapability()),
 		Keyring:    logins,
 	}, nil
 }
@@ -93,32 +94,43 @@ func checkVolume(id, pathField, path string) error {
 	return nil
 }
 
-// capability refuses what a bytecode volume is not, and returns the group that owns its files; nil for none.
-func capability(c *csi.VolumeCapability) (group *int, err error) {
+// capability refuses what a bytecode volume is not, and returns the group whose the volume is, nil for none, and the
+// SELinux context of its files.
+func capability(c *csi.VolumeCapability) (group *int, label string, err error) {
 	mount := c.GetMount()
 	switch {
 	case c == nil:
-		return nil, &requestError{"volume capability", "missing"}
+		return nil, "", &requestError{"volume capability", "missing"}
 	case c.GetBlock() != nil:
-		return nil, &requestError{"volumeMode", "Block: a bytecode volume is a directory; use Filesystem"}
+		return nil, "", &requestError{"volumeMode", "Block: a bytecode volume is a directory; use Filesystem"}
 	case mount == nil:
-		return nil, &requestError{"volume capability", "access type missing; it must be mount"}
+		return nil, "", &requestError{"volume capability", "access type missing; it must be mount"}
 	case c.GetAccessMode().GetMode() == csi.VolumeCapability_AccessMode_UNKNOWN:
-		return nil, &requestError{"volume capability", "access mode missing"}
+		return nil, "", &requestError{"volume capability", "access mode missing"}
 	case mount.GetFsType() != "":
-		return nil, &requestError{"fsType", fmt.Sprintf("%.32q: a bytecode volume has no file system type; leave it out", mount.GetFsType())}
-	case len(mount.GetMountFlags()) > 0:
-		// The flags may hold secrets (csi.proto, MountVolume), so the message does not repeat them.
-		return nil, &requestError{"mountOptions", "not supported by a bytecode volume; leave them out"}
-	case mount.GetVolumeMountGroup() == "":
-		return nil, nil
+		return nil, "", &requestError{"fsType", fmt.Sprintf("%.32q: a bytecode volume has no file system type; leave it out", mount.GetFsType())}
+	}
+	if label, err = securityContext(mount.GetMountFlags()); err != nil {
+		return nil, "", err
+	}
+	if mount.GetVolumeMountGroup() == "" {
+		return nil, label, nil
 	}
 	id, err := strconv.ParseUint(mount.GetVolumeMountGroup(), 10, 32)
 	if err != nil || id > maxGroup {
-		return nil, &requestError{"volume mount group", fmt.Sprintf("%.32q: must be a group number from 0 to %d", mount.GetVolumeMountGroup(), uint32(maxGroup))}
+		return nil, "", &requestError{"volume mount group", fmt.Sprintf("%.32q: must be a group number from 0 to %d", mount.GetVolumeMountGroup(), uint32(maxGroup))}
 	}
 	n := int(id)
-	return &n, nil
+	return &n, label, nil
+}
+
+// readersOnly says whether a PersistentVolume is one that pods may only read, as its access modes have it.
+func readersOnly(c *csi.VolumeCapability) bool {
+	switch c.GetAccessMode().GetMode() {
+	case csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY, csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY:
+		return true
+	}
+	return false
 }
 
 // split separates kubelet's keys from the user's. Of kubelet's, those that tell nothing we need are dropped.

@@ -138,7 +138,7 @@ func TestPublishRequestRefuses(t *testing.T) {
 		{"file system type", func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability.GetMount().FsType = "ext4" }, `fsType: "ext4"`},
 		{"mount flags", func(r *csi.NodePublishVolumeRequest) {
 			r.VolumeCapability.GetMount().MountFlags = []string{"password=hunter2"}
-		}, "mountOptions: not supported"},
+		}, "mountOptions: a bytecode volume takes none but context="},
 		{"group by name", group("wheel"), `volume mount group: "wheel"`},
 		{"negative group", group("-1"), `volume mount group: "-1"`},
 		{"group over 32 bits", group("4294967296"), `volume mount group: "4294967296"`},

@@ -32,6 +32,7 @@ type Engine interface {
 	Publish(ctx context.Context, req node.Request) error
 	Unpublish(ctx context.Context, id, target string) error
 	Stats(ctx context.Context, id, target string) (pins int, err error)
+	Health(ctx context.Context, id, target string) (node.Health, error)
 }
 
 // Options configures a Server.
@@ -57,6 +58,9 @@ type Options struct {
 	// registers the driver with kubelet as soon as its own socket listens. The endpoint must have the same path on the
 	// node as here. Empty: somebody else registers it, such as the sidecar node-driver-registrar.
 	RegistryDir string
+
+	// VolumeHealth tells kubelet that it may ask for the health of volumes.
+	VolumeHealth bool
 
 	// Controller adds the Controller service, for a sidecar external-provisioner that makes PersistentVolumes.
 	Controller bool

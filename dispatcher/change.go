@@ -23,8 +23,8 @@ var errRaced = errors.New("somebody else changed what runs")
 // point next tries again.
 var errUnfinished = errors.New("changed, but something old is left")
 
-// whereNothingRuns is what reconcile does there. Only the caller of Attach is sure to be in the network namespace of the
-// point, and what has ended is not started for others: the volumes are told, and go in their own time.
+// whereNothingRuns is what reconcile does there. Only the callers of Attach and Repair are sure to be in the network
+// namespace of the point, and what has ended is not started for others.
 type whereNothingRuns bool
 
 const (
@@ -46,7 +46,8 @@ func (s *site) reconcile(ctx context.Context, mode volume.XDPMode, otherwise whe
 			return s.joinLibxdp(ctx, mode)
 		}
 		if alive && running == s.set.Program && s.isWanted(s.set) {
-			return s.withdraw() // what a crash left of a change that did not happen
+			// What a crash left of a change that did not happen goes; a member whose record somebody removed gets it back.
+			return errors.Join(s.complete(), s.withdraw())
 		}
 		err = s.change(running, alive, mode)
 		if !alive && errors.Is(err, ErrForeign) && s.hasLibxdp(ctx) {

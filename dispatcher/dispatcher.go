@@ -72,7 +72,9 @@
 //   - an Attach that fails changes nothing (TestFullPointStaysAsItIs, TestProgramThatTheDriverRefusesChangesNothing,
 //     TestModeThatTheDriverLacksChangesNothing, TestMembersShareTheMode);
 //   - a lost race starts over (TestLostRaceStartsOver), ten times (TestRaceThatIsAlwaysLostIsAnError), and what has ended is
-//     started by Attach alone (TestWhatEndsDuringAChangeIsStartedAgainOrLeftAlone);
+//     started by Attach and Repair alone (TestWhatEndsDuringAChangeIsStartedAgainOrLeftAlone);
+//   - what others took away is brought back (TestRepairMakesEveryMemberRunAgain), at no other interface
+//     (TestRepairTouchesNoOtherInterface) and in nobody's place (TestRepairLeavesAForeignProgram);
 //   - Attach of the same member changes nothing (TestAttachAgainChangesNothing), of its new program loses no packet
 //     (TestNewProgramReplacesWithoutGap);
 //   - members of every kind do beside others what they do alone (TestMembersOfEveryKindShareAPoint); later ones see what
@@ -86,7 +88,7 @@
 //     (TestMovedInterfaceTakesItsMembersAlong);
 //   - a point that counts goes on with it whoever changes its members (TestPointCountsOnWhoeverChangesIt);
 //   - an interface is found by the name that it has now (TestLocateFindsTheNameOfNow), and no thread stays where it looked
-//     (TestThreadThatLookedIntoANetNSGoesBack);
+//     (TestNoThreadStaysInANetNSThatItLookedInto);
 //   - one point's members are changed by one caller at a time (TestProcessesThatChangeAPointAtOnceLeaveTheSet), and its
 //     interface's qdisc, too (TestQdiscStaysForWhoComesFromTheOtherDirection);
 //   - nothing is held open: between calls this process has no BPF descriptor (every test, by bpftest.Main).
@@ -101,6 +103,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 
+	"github.com/bpfvol/bpfvol/internal/host"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
@@ -128,6 +131,8 @@ type Options struct {
 	MemberStats bool
 	// LibXDP runs XDP members by libxdp's protocol on every interface, not only on those that have its dispatcher already.
 	LibXDP bool
+	// Host is where the interfaces are; empty: where this process is. Methods are to be called there, by Host.Do.
+	Host host.Process
 	// LibXDPDir is where libxdp keeps its pins; empty: its default, /sys/fs/bpf/xdp.
 	LibXDPDir string
 }
@@ -135,7 +140,7 @@ type Options struct {
 // New returns a Dispatcher that keeps its pins in a directory of a bpffs, such as /sys/fs/bpf/bpfvol/points.
 // The directory is made when it is needed and removed when it is empty.
 func New(dir string, o Options) *Dispatcher {
-	d := &Dispatcher{root: dir, options: o, types: o.Types}
+	d := &Dispatcher{root: dir, options: o, types: o.Types, namespaces: namespaces{host: o.Host}}
 	if d.types == nil {
 		d.types = btf.NewCache()
 	}

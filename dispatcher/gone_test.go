@@ -319,7 +319,7 @@ func TestMovedInterfaceTakesItsMembersAlong(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				holdNetNS(t, w.here)
+				w.here.Process(t)
 				if st := w.status(t); st.Severed != classic || st.Moved == classic || len(st.Members) != 3 {
 					t.Errorf("status is %+v, want three members that moved, or ended with their qdisc", st)
 				}
@@ -353,7 +353,7 @@ func TestMovedInterfaceTakesItsMembersAlong(t *testing.T) {
 // move puts the interface of the point into another namespace, up.
 func (w *world) move(t testing.TB, other *bpftest.NetNS) {
 	t.Helper()
-	holder := holdNetNS(t, other)
+	holder := other.Process(t)
 	err := w.here.Do(func() error {
 		l, err := netlink.LinkByIndex(w.point.IfIndex)
 		if err != nil {

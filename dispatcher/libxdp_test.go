@@ -28,7 +28,7 @@ func newLibxdpWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w := newWorld(t, "xdp")
-	holdNetNS(t, w.here)
+	w.here.Process(t)
 	w.options.LibXDPDir = filepath.Join(filepath.Dir(w.root), "xdp")
 	return w
 }

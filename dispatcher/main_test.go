@@ -97,25 +97,11 @@ func newWorld(t testing.TB, carrier string) *world {
 	w.classic = c.classic
 	w.here, w.there = bpftest.Pair(t)
 	if c.classic {
-		holdNetNS(t, w.here)
+		w.here.Process(t)
 	}
 	w.point = w.resolve(t, c.hook)
 	t.Cleanup(func() { w.nothingLeft(t) })
 	return w
-}
-
-// holdNetNS starts a process in a namespace, as a pod would: one that only a descriptor holds cannot be found again.
-func holdNetNS(t testing.TB, ns *bpftest.NetNS) (pid int) {
-	t.Helper()
-	cmd := exec.Command("sleep", "1000")
-	if err := ns.Do(cmd.Start); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
-	return cmd.Process.Pid
 }
 
 func (w *world) resolve(t testing.TB, h volume.Hook) (p Point) {

@@ -44,7 +44,7 @@ func compare(a, b Member) int {
 	return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Volume, b.Volume), cmp.Compare(a.Program, b.Program))
 }
 
-// Program is what a member runs, loaded alone, and what it was loaded from.
+// Program is what a member runs, loaded alone, and what it was loaded from; without Spec it is never fused.
 type Program struct {
 	*ebpf.Program
 	Spec *ebpf.ProgramSpec
@@ -93,7 +93,9 @@ func (s *site) memberRecord(m Member, prog Program) (*memberRecord, error) {
 	}
 	r.Own = id
 	r.Verified, _ = info.VerifiedInstructions()
-	if r.Code, err = fuse.Settle(prog.Spec, s.types); err != nil {
+	if prog.Spec == nil {
+		r.Code = (&fuse.Code{Name: info.Name, Type: prog.Type()}).Lost(noCode)
+	} else if r.Code, err = fuse.Settle(prog.Spec, s.types); err != nil {
 		return nil, err
 	}
 	var fds []int

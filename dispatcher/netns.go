@@ -6,19 +6,20 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfvol/bpfvol/internal/host"
 	"github.com/bpfvol/bpfvol/internal/netns"
 )
 
 // namespaces remembers where each network namespace was found: the search asks every process, which takes tens of
 // milliseconds on a busy node.
 type namespaces struct {
+	host  host.Process
 	mu    sync.Mutex
 	paths map[uint64]string // by cookie
 }
@@ -36,25 +37,12 @@ func (n *namespaces) do(cookie uint64, f func() error) (found bool, err error) {
 	if here == cookie {
 		return true, f()
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		// The runtime ends a thread that it gets back locked, so nothing else runs where it should not. But it keeps the
-		// process's first one, in which a pod's namespace would live on: so whichever thread it is goes back.
-		runtime.LockOSThread()
-		var own *os.File
-		if own, err = os.Open(ownNetNS); err != nil {
-			return
-		}
-		defer own.Close()
+	err = n.host.OnThread(func() error {
 		if found = n.enter(cookie); found {
-			err = f()
+			return f()
 		}
-		if unix.Setns(int(own.Fd()), unix.CLONE_NEWNET) == nil {
-			runtime.UnlockOSThread()
-		}
-	}()
-	<-done
+		return nil
+	})
 	return found, err
 }
 
@@ -120,7 +108,7 @@ func netnsOfProcesses(yield func(path, inode string) bool) {
 
 // netnsMounts yields the network namespaces that are mounted somewhere, as ip netns and container runtimes do.
 func netnsMounts(yield func(path, inode string) bool) {
-	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	mounts, _ := os.ReadFile("/proc/thread-self/mountinfo")
 	for line := range strings.Lines(string(mounts)) {
 		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[3], "net:[") && !yield(f[4], f[3]) {
 			return

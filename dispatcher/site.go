@@ -107,7 +107,12 @@ func lockDir(ctx context.Context, dir string) (*os.File, error) {
 
 // read takes the state of the point from its pins.
 func (s *site) read() error {
-	if err := readRecord(s.pin(recordPin), &s.record); err != nil && !errors.Is(err, os.ErrNotExist) {
+	switch err := readRecord(s.pin(recordPin), &s.record); {
+	case errors.Is(err, os.ErrNotExist):
+		if err := s.adopt(); err != nil {
+			return err
+		}
+	case err != nil:
 		return fmt.Errorf("%s: %w", s.Point, err)
 	}
 	if s.Interface == "" {
@@ -125,9 +130,13 @@ func (s *site) read() error {
 
 // close unlocks the point and, if nothing is at it, removes its directory.
 func (s *site) close() error {
-	os.Remove(s.pin(membersDir)) // fails if there are members
-	os.Remove(s.dir)
-	return s.lock.Close()
+	var errs []error
+	for _, dir := range []string{s.pin(membersDir), s.dir} {
+		if err := pin.Remove(dir); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, s.lock.Close())...)
 }
 
 func (s *site) pin(elements ...string) string {

@@ -24,6 +24,8 @@ type PointStatus struct {
 	Members []MemberStatus // in the order they run
 	// Severed says that nothing runs: the interface, or what attached the members, is gone.
 	Severed bool
+	// Foreign runs where nothing of ours does any more: it took the place.
+	Foreign Loaded
 	// Moved says that the interface is in another network namespace now, and the members with it.
 	Moved bool
 }
@@ -82,6 +84,11 @@ func (d *Dispatcher) status(p Point) (_ *PointStatus, err error) {
 		return nil, err
 	}
 	st.Severed = !alive
+	if !alive && s.Kind == volume.KindXDP {
+		if st.Foreign, err = s.whoTookIt(); err != nil {
+			return nil, err
+		}
+	}
 	if id != 0 {
 		st.Program = Loaded{ID: id, Name: programName(id)}
 	}
@@ -111,4 +118,16 @@ func (d *Dispatcher) status(p Point) (_ *PointStatus, err error) {
 		st.Members = append(st.Members, ms)
 	}
 	return st, nil
+}
+
+// whoTookIt returns the XDP program of somebody else that runs on the interface; zero if there is none, or no interface.
+func (s *site) whoTookIt() (theirs Loaded, err error) {
+	_, err = s.inNetNS(func() error {
+		id, err := s.xdpProgram()
+		if id != 0 && id != s.set.Program {
+			theirs = Loaded{ID: id, Name: programName(id)}
+		}
+		return err
+	})
+	return theirs, err
 }

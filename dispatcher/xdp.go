@@ -74,6 +74,20 @@ func (s *site) foreignXDP() error {
 	return s.foreign(ebpf.ProgramID(xdp.ProgId))
 }
 
+// xdpProgram returns the program that the interface has; 0 if it has none, or there is no interface.
+func (s *site) xdpProgram() (ebpf.ProgramID, error) {
+	l, err := netlink.LinkByIndex(s.IfIndex)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return 0, nil
+	} else if err != nil {
+		return 0, fmt.Errorf("%s: %w", s.Point, err)
+	}
+	if l.Attrs().Xdp == nil {
+		return 0, nil
+	}
+	return ebpf.ProgramID(l.Attrs().Xdp.ProgId), nil
+}
+
 func (s *site) foreign(id ebpf.ProgramID) *ForeignError {
 	e := &ForeignError{Point: s.Point, ID: id}
 	e.Name = programName(id)

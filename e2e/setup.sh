@@ -5,7 +5,9 @@
 #
 #   setup.sh demo   what the demo and the benchmarks run: ip, ping
 #   setup.sh test   that, and what the tests and `make generate` need: clang, libbpf's headers, other people's objects
-#   setup.sh vm     that, and what runs the tests on other kernels: QEMU, and what checks and unpacks Debian's packages
+#   setup.sh e2e    what builds and runs a node of Kubernetes: a C compiler and libseccomp for runc, a static busybox
+#   setup.sh vm     what test needs, and what runs the tests on other kernels: QEMU, what checks and unpacks Debian's packages,
+#                   and SELinux's compiler
 set -eu
 
 PATH=$PATH:/usr/sbin:/sbin # where ip, tc and bpftool are; a plain `su` leaves them out
@@ -18,6 +20,12 @@ command_of ip iproute2
 command_of ping iputils-ping
 case ${1:-} in
 demo) ;;
+e2e)
+	command_of gcc gcc
+	command_of pkg-config pkg-config
+	[ -e /usr/include/seccomp.h ] || packages="$packages libseccomp-dev libc6-dev"
+	command_of busybox busybox-static
+	;;
 test | vm)
 	command_of git git
 	command_of clang clang
@@ -31,11 +39,12 @@ test | vm)
 		command_of dpkg-deb dpkg
 		command_of xz xz-utils
 		command_of nsenter util-linux
+		command_of secilc secilc
 		[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || packages="$packages debian-archive-keyring"
 	}
 	;;
 *)
-	echo "usage: setup.sh demo|test|vm" >&2
+	echo "usage: setup.sh demo|test|e2e|vm" >&2
 	exit 2
 	;;
 esac

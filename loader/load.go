@@ -101,6 +101,26 @@ func (c *Collection) Pin(dir string) error {
 	return nil
 }
 
+// Pinned opens the shown maps of an object that Pin pinned to dir. Programs are none of it: they run, and are not attached
+// again. The caller must Close the result.
+func Pinned(o *Object, dir string) (_ *Collection, err error) {
+	c := &Collection{Maps: map[string]*ebpf.Map{}}
+	defer func() {
+		if err != nil {
+			c.Close()
+		}
+	}()
+	for _, m := range o.maps {
+		if !m.Shown {
+			continue
+		}
+		if c.Maps[m.Name], err = ebpf.LoadPinnedMap(filepath.Join(dir, "maps", m.Name), nil); err != nil {
+			return nil, fmt.Errorf("pins: map %s: %w", quote(m.Name), withoutPath(err))
+		}
+	}
+	return c, nil
+}
+
 // withoutPath keeps the path, which names the volume, out of messages.
 func withoutPath(err error) error {
 	var errno syscall.Errno

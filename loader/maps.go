@@ -160,9 +160,28 @@ func show(spec *ebpf.CollectionSpec, used needed, asked []volume.MapRef) (map[st
 		if err := used.addMap(spec, name); err != nil {
 			return nil, err
 		}
+		if ref.Access == volume.ReadWrite {
+			if err := checkWritable(ref.Name, name, spec.Maps[name]); err != nil {
+				return nil, err
+			}
+		}
 		shown[name] = showing{ref.Name, ref.Access}
 	}
 	return shown, nil
+}
+
+// flagReadOnly is BPF_F_RDONLY (linux/bpf.h). The kernel holds only the descriptor to it that made the map, so we do.
+const flagReadOnly = 1 << 3
+
+// checkWritable refuses access rw where nothing could be written, or the object says that nothing may.
+func checkWritable(shown, name string, m *ebpf.MapSpec) error {
+	switch {
+	case strings.HasPrefix(name, ".rodata"): // frozen when it is loaded
+		return invalid("map %s: access rw: constants cannot change once they are loaded; show it read-only, and set variables", quote(shown))
+	case m.Flags&flagReadOnly != 0:
+		return invalid("map %s: access rw: the object makes it with BPF_F_RDONLY, read-only for user space; show it read-only", quote(shown))
+	}
+	return nil
 }
 
 // fileNames are the maps that can be shown, by the name that the pod sees: data sections lose their dots, unless a map

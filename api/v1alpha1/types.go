@@ -12,7 +12,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +versionName=v1alpha1
 
 //go:generate go -C ../../tools build -o ../bin/controller-gen sigs.k8s.io/controller-tools/cmd/controller-gen
-//go:generate ../../bin/controller-gen crd:headerFile=header.yaml.txt paths=. output:crd:dir=../../deploy/crd
+//go:generate ../../bin/controller-gen crd:headerFile=header.yaml.txt paths=. output:crd:dir=../../deploy/helm/bpfvol/crds
 
 const (
 	// Group is the API group.

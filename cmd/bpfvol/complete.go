@@ -69,8 +69,10 @@ func (o *stateOptions) completeLocal(cmd *cobra.Command, args []string, _ string
 	}
 	var dirs []string
 	for _, v := range volumes {
-		if v.VolumeID == localID(v.Target) {
-			dirs = append(dirs, v.Target)
+		for _, t := range v.Targets {
+			if v.VolumeID == localID(t.Path) {
+				dirs = append(dirs, t.Path)
+			}
 		}
 	}
 	return dirs, cobra.ShellCompDirectiveNoFileComp

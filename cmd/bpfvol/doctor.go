@@ -12,12 +12,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bpfvol/bpfvol/internal/doctor"
+	"github.com/bpfvol/bpfvol/internal/host"
 	"github.com/bpfvol/bpfvol/verify"
 )
 
 func newDoctor() *cobra.Command {
 	var o verifyOptions
 	var out outputOption
+	var node string
 	cmd := &cobra.Command{
 		Use:     "doctor [IMAGE --policy FILE]",
 		GroupID: "look",
@@ -25,7 +27,10 @@ func newDoctor() *cobra.Command {
 		Long: strings.TrimSpace(`
 Doctor loads and attaches a tiny program at every kind of hook, in a network namespace of its own, and takes it
 away again. What does not work is shown with the kernel's answer and what to do. It fails when something is missing
-that bpfvol can't work without.
+that bpfvol can't work without. It also says which capabilities are missing and, with the --host-process of bpfvol serve
+in a container, whether the node can be reached; in the pod of the node plugin its environment has that:
+
+  kubectl exec -n bpfvol-system ds/bpfvol -- /bpfvol doctor
 
 With --policy it reads policy files instead and says what each means: which images it covers, whose signature counts
 (keys by their fingerprint), whom it is for, what it allows, and which of its hooks this kernel has. It fails when a
@@ -47,7 +52,7 @@ account may use it; with an IMAGE, the steps of bpfvol verify IMAGE follow.`),
 			if len(args) > 0 || o.as != "" {
 				return &usageError{fmt.Errorf("doctor: --policy FILE is missing; see %s --help", cmd.CommandPath())}
 			}
-			checks := doctor.Run(cmd.Context())
+			checks := doctor.Run(cmd.Context(), host.Process(node))
 			if err := out.print(cmd.OutOrStdout(), checks, func(w io.Writer) error { return checkTable(w, checks) }); err != nil {
 				return err
 			}
@@ -61,6 +66,7 @@ account may use it; with an IMAGE, the steps of bpfvol verify IMAGE follow.`),
 		ValidArgsFunction: completeImage,
 	}
 	out.flags(cmd)
+	hostFlag(cmd, &node)
 	o.whoFlags(cmd)
 	o.layoutOptions.flags(cmd)
 	o.attributeOptions.flags(cmd)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/bpfvol/bpfvol/internal/host"
 	"github.com/bpfvol/bpfvol/internal/node"
 	"github.com/bpfvol/bpfvol/internal/volume"
 	"github.com/bpfvol/bpfvol/verify"
@@ -21,16 +22,26 @@ import (
 // stateOptions say where the engine keeps things. `serve` and the verbs share them, so they see the same volumes.
 type stateOptions struct {
 	stateDir, bpffsDir string
+	host               string
 }
 
 func (o *stateOptions) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.stateDir, "state-dir", "/run/bpfvol", "`DIR` of the volumes' records; must not survive a reboot")
 	cmd.Flags().StringVar(&o.bpffsDir, "bpffs-dir", "/sys/fs/bpf/bpfvol", "`DIR` of the pins, on a bpffs; one is mounted if there is none")
+	hostFlag(cmd, &o.host)
 }
 
-func (o *stateOptions) look() *node.Engine {
-	return node.Look(node.Options{StateDir: o.stateDir, BPFFSDir: o.bpffsDir})
+func hostFlag(cmd *cobra.Command, process *string) {
+	cmd.Flags().StringVar(process, "host-process", "",
+		"`DIR` in /proc of a process that is where the node is, for a container: with hostPID /proc/1; default this process")
 }
+
+// options are those that every engine has.
+func (o *stateOptions) options() node.Options {
+	return node.Options{StateDir: o.stateDir, BPFFSDir: o.bpffsDir, Host: host.Process(o.host)}
+}
+
+func (o *stateOptions) look() *node.Engine { return node.Look(o.options()) }
 
 // pointOptions say how programs share XDP and TC.
 type pointOptions struct {

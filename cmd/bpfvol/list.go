@@ -21,9 +21,10 @@ func newList() *cobra.Command {
 		Long: strings.TrimSpace(`
 List shows every volume that was published here, by kubelet for a pod or by hand ("local"): its image, where it is
 mounted, and its health: ok if it is mounted and each of its programs runs where it was attached, else what is wrong. That
-does not mend itself: delete the pod, or unpublish the volume and publish it again.
+does not mend itself: delete the pod, or unpublish the volume and publish it again. Pods that share a PersistentVolume have
+a line each, and its health in common.
 
-JSON and YAML have all of the record, such as attributes, digest, policy, authority and signer, and with it
+JSON and YAML have all of the record, such as attributes, digest, and for each target policy, authority and signer, and with it
 "health": {"healthy": false, "problems": ["xdp eth0: nothing runs: the interface is gone"]}.`),
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -48,8 +49,14 @@ func volumeTable(w io.Writer, volumes []node.Volume) error {
 		return err
 	}
 	for _, v := range volumes {
-		if err := row(w, owner(v.Pod), v.Image, v.State, v.Target, v.Health); err != nil {
-			return err
+		targets := v.Targets
+		if len(targets) == 0 {
+			targets = []node.Target{{State: v.State}} // its record cannot be read
+		}
+		for _, t := range targets {
+			if err := row(w, owner(t.Pod), v.Image, t.State, t.Path, v.Health); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

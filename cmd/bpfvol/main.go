@@ -90,7 +90,7 @@ Every flag can be given as environment variable: --state-dir as BPFVOL_STATE_DIR
 		&cobra.Group{ID: "look", Title: "Look:"},
 	)
 	root.AddCommand(
-		newServe(), newProvision(), newAdmission(),
+		newServe(), newProvision(), newAdmission(), newPods(),
 		newRun(), newPublish(), newUnpublish(), newList(), newStatus(),
 		newInspect(), newBuild(), newPush(), newSign(), newVerify(), newKeygen(), newCache(),
 		newDump(), newDoctor(),

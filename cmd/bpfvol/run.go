@@ -37,7 +37,7 @@ func (o *publishOptions) flags(cmd *cobra.Command) {
 	o.stateOptions.flags(cmd)
 	o.imageOptions.flags(cmd)
 	o.pointOptions.flags(cmd)
-	cmd.Flags().IntVar(&o.group, "group", -1, "`GID` that alone may read the files; -1 is everyone")
+	cmd.Flags().IntVar(&o.group, "group", -1, "`GID` that alone may use the directory, to write maps that are rw, too; -1 is everyone")
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "print each stage, and the whole verifier log")
 }
 
@@ -101,8 +101,12 @@ func newUnpublish() *cobra.Command {
 		Use:     "unpublish DIR",
 		GroupID: "node",
 		Short:   "Take away what was published at DIR",
-		Long:    "Unpublish detaches the programs, unmounts DIR and removes it. A DIR where nothing is published is no error.",
-		Args:    exactArgs("DIR"),
+		Long: strings.TrimSpace(`
+Unpublish detaches the programs, unmounts DIR and removes it. A DIR where nothing is published is no error.
+
+What was published by hand is DIR's alone, so nothing else needs to be named. A pod's volume goes with the pod, and a
+PersistentVolume that pods share goes with the last of them: their directories are refused.`),
+		Args: exactArgs("DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := needRoot(cmd, "detaches programs and unmounts DIR"); err != nil {
 				return err
@@ -126,10 +130,11 @@ func (o *stateOptions) unpublish(ctx context.Context, dir string, stderr io.Writ
 			return nil
 		}
 		if v.VolumeID != localID(target) {
-			return fmt.Errorf("%s is the volume of pod %s/%s; delete the pod", target, v.Pod.Namespace, v.Pod.Name)
+			pod := v.Target(target).Pod
+			return fmt.Errorf("%s is the volume of pod %s/%s; delete the pod", target, pod.Namespace, pod.Name)
 		}
 	}
-	engine, err := node.Open(node.Options{StateDir: o.stateDir, BPFFSDir: o.bpffsDir})
+	engine, err := node.Open(o.options())
 	if err != nil {
 		return err
 	}
@@ -143,7 +148,7 @@ func (o *stateOptions) publishedAt(target string) (*node.Volume, error) {
 		return nil, err
 	}
 	for _, v := range volumes {
-		if v.Target == target {
+		if v.Target(target) != nil {
 			return &v, nil
 		}
 	}
@@ -204,17 +209,18 @@ func (o *publishOptions) publish(ctx context.Context, ref, dir string, stderr io
 	}
 	pulled := announce(stderr, "pulling %s", ref)
 	defer pulled()
-	engine, err := node.Open(node.Options{
-		StateDir: o.stateDir, BPFFSDir: o.bpffsDir, Images: images, Policies: policies, MemberStats: o.memberStats, LibXDP: o.libxdp,
-		Reached: func(s node.Stage) {
-			if s == node.StageOpened {
-				pulled()
-			}
-			if o.verbose {
-				fmt.Fprintf(stderr, "%s\n", s)
-			}
-		},
-	})
+	options := o.stateOptions.options()
+	options.Images, options.Policies = images, policies
+	options.MemberStats, options.LibXDP = o.memberStats, o.libxdp
+	options.Reached = func(s node.Stage) {
+		if s == node.StageOpened {
+			pulled()
+		}
+		if o.verbose {
+			fmt.Fprintf(stderr, "%s\n", s)
+		}
+	}
+	engine, err := node.Open(options)
 	if err != nil {
 		return err
 	}
@@ -252,7 +258,8 @@ func describe(w io.Writer, engine *node.Engine, id string) error {
 		if v.VolumeID != id {
 			continue
 		}
-		fmt.Fprintf(w, "image   %s\nsigner  %s (policy %s%s)\n", byDigest(v.Image, v.Digest.String()), printable(v.Signer), v.Policy, comma(v.Authority))
+		target := v.Targets[0] // one made by hand has no other
+		fmt.Fprintf(w, "image   %s\nsigner  %s (policy %s%s)\n", byDigest(v.Image, v.Digest.String()), printable(target.Signer), target.Policy, comma(target.Authority))
 		for _, p := range points {
 			for _, m := range p.Members {
 				if m.VolumeID == id {
@@ -260,15 +267,15 @@ func describe(w io.Writer, engine *node.Engine, id string) error {
 				}
 			}
 		}
-		shown, err := podfs.Read(v.Target)
+		shown, err := podfs.Read(target.Path)
 		if err != nil {
 			return err
 		}
 		for _, m := range shown.Maps {
 			if m.JSON {
-				fmt.Fprintf(w, "read    cat %s/json/%s\n", v.Target, m.Name)
+				fmt.Fprintf(w, "read    cat %s/json/%s\n", target.Path, m.Name)
 			} else {
-				fmt.Fprintf(w, "read    %s/maps/%s (%s: by BPF_OBJ_GET only)\n", v.Target, m.Name, m.Type)
+				fmt.Fprintf(w, "read    %s/maps/%s (%s: by BPF_OBJ_GET only)\n", target.Path, m.Name, m.Type)
 			}
 		}
 	}

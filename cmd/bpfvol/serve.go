@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -18,6 +19,7 @@ import (
 	"github.com/bpfvol/bpfvol/csi"
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/node"
+	"github.com/bpfvol/bpfvol/internal/privilege"
 )
 
 type serveOptions struct {
@@ -32,7 +34,10 @@ type serveOptions struct {
 	httpAddr   string
 	register   bool
 	controller bool
+	health     bool
 	cacheSize  sizeFlag
+	reconcile  node.ReconcileOptions
+	interval   time.Duration
 }
 
 func newServe() *cobra.Command {
@@ -53,8 +58,16 @@ With --policy-dir policies are files, whose subjects say who may use them, and n
 With --register it registers itself with kubelet, through a socket in plugins_registry of --kubelet-dir, and needs no
 sidecar. In a container, that directory and the one of --endpoint must be mounted at the node's own paths.
 
+In a container, --host-process says where the node is: there volumes are mounted and programs attached, without mount
+propagation, and registries and the API server are reached from the container. Serve keeps the capabilities that it
+needs and gives up all others, wherever it runs; bpfvol doctor says which are missing.
+
 SIGTERM lets calls in flight finish and detaches nothing; a restart drops no packet. Only one serve works on a
 --state-dir; the other commands work beside it.
+
+Once a --repair-interval serve looks whether what runs is what was published. Programs that somebody detached and pins that
+somebody removed are brought back, unless --repair=false; a program of somebody else that took the place stays. Volumes of
+pods that kubelet knows of no more are taken away after --orphan-grace. docs/recovery.md has the log lines and metrics.
 
 /healthz calls the CSI socket as kubelet does. /readyz says what an admin has to look at: a policy that is no good, or
 what kubelet says against the driver.
@@ -67,6 +80,9 @@ how many.`),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.check(); err != nil {
 				return err
+			}
+			if o.interval <= 0 || o.reconcile.Grace < 0 {
+				return errors.New("--repair-interval must be more than 0, and --orphan-grace not less")
 			}
 			if err := needRoot(cmd, "loads programs, attaches them and mounts volumes"); err != nil {
 				return err
@@ -89,6 +105,11 @@ how many.`),
 	f.StringVar(&o.httpAddr, "http", ":9808", "`ADDRESS` of /metrics, /healthz and /readyz; empty: off")
 	f.BoolVar(&o.register, "register", false, "register the driver with kubelet; without it, a node-driver-registrar beside this one has to")
 	f.BoolVar(&o.controller, "controller", false, "serve CSI's Controller service, too, for a sidecar external-provisioner; bpfvol provision needs none")
+	f.BoolVar(&o.health, "volume-health", false,
+		"let kubelet ask for the health of volumes, by CSI's GET_VOLUME_HEALTH; off, as this is an alpha feature of CSI 1.13 and of Kubernetes (gate CSIVolumeHealth), and others fail drivers for capabilities that they do not know")
+	f.BoolVar(&o.reconcile.Repair, "repair", true, "bring back programs that somebody detached and pins that somebody removed")
+	f.DurationVar(&o.interval, "repair-interval", time.Minute, "`TIME` between two looks at whether all volumes are well")
+	f.DurationVar(&o.reconcile.Grace, "orphan-grace", 5*time.Minute, "`TIME` after which volumes of pods are taken away that kubelet knows of no more; 0: never")
 	o.cacheSize = image.DefaultCacheSize
 	f.Var(&o.cacheSize, "cache-size", "`SIZE` of the image cache; images that no volume was made from are removed, the longest unused first")
 	klogFlags := flag.NewFlagSet("", flag.ContinueOnError)
@@ -106,6 +127,13 @@ const memoryGoal = 32 << 20
 func (o *serveOptions) run(ctx context.Context) error {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryGoal)
+	}
+	inContainer := o.host != ""
+	if err := privilege.Drop(inContainer); err != nil {
+		return err
+	}
+	if lacks := privilege.Missing(inContainer); len(lacks) > 0 {
+		klog.FromContext(ctx).Error(nil, "capabilities are missing, so volumes will fail; see bpfvol doctor", "missing", privilege.Names(lacks))
 	}
 	policies, err := o.sourceOptions.open()
 	if err != nil {
@@ -132,10 +160,9 @@ func (o *serveOptions) run(ctx context.Context) error {
 		return err
 	}
 	defer release()
-	options := node.Options{
-		StateDir: o.stateDir, BPFFSDir: o.bpffsDir, TargetRoot: pods,
-		Images: images, Policies: policies, MemberStats: o.memberStats, LibXDP: o.libxdp,
-	}
+	options := o.stateOptions.options()
+	options.TargetRoot, options.Images, options.Policies = pods, images, policies
+	options.MemberStats, options.LibXDP = o.memberStats, o.libxdp
 	watch := []func(context.Context) error{policies.Run}
 	if o.client != nil {
 		events := o.client.Events(o.nodeID)
@@ -150,8 +177,10 @@ func (o *serveOptions) run(ctx context.Context) error {
 	if err := engine.Recover(ctx); err != nil {
 		return err
 	}
+	reconciler := node.NewReconciler(engine, o.reconcile)
+	watch = append(watch, func(ctx context.Context) error { return reconciler.Run(ctx, o.interval) })
 	server, err := csi.New(csi.Options{
-		Driver: o.driverName, NodeID: o.nodeID, Version: version, Engine: engine, PodsDir: pods, RegistryDir: registry, Controller: o.controller,
+		Driver: o.driverName, NodeID: o.nodeID, Version: version, Engine: engine, PodsDir: pods, RegistryDir: registry, Controller: o.controller, VolumeHealth: o.health,
 	})
 	if err != nil {
 		return err
@@ -165,7 +194,7 @@ func (o *serveOptions) run(ctx context.Context) error {
 	serving.Go(func() error { return server.Serve(ctx, o.endpoint) })
 	if o.httpAddr != "" {
 		serving.Go(func() error {
-			return serveHTTP(ctx, o.httpAddr, engine, checks{
+			return serveHTTP(ctx, o.httpAddr, engine, reconciler, checks{
 				healthy: func(ctx context.Context) error { return csi.Probe(ctx, o.endpoint) },
 				ready:   func() error { return errors.Join(policies.Err(), server.Registered()) },
 			})

@@ -96,7 +96,7 @@ var statusExample = []node.PointStatus{
 		Members: []node.MemberStatus{
 			{
 				Program: "firewall", Priority: ptr(100), ProceedOn: []volume.Verdict{"pass"},
-				VolumeID: "csi-5a1f", Pod: node.Pod{Namespace: "demo", Name: "firewall", UID: "5a1f5a60", ServiceAccount: "net"},
+				VolumeID: "csi-5a1f", Pods: []node.Pod{{Namespace: "demo", Name: "firewall", UID: "5a1f5a60", ServiceAccount: "net"}},
 				Image: "ghcr.io/acme/firewall:v1", Digest: digest.FromString("firewall"), ProgramID: 51, Way: dispatcher.Fused,
 				Counts: &dispatcher.Counts{Packets: 25, Verdicts: map[string]uint64{"drop": 20, "pass": 5}},
 			},
@@ -113,21 +113,21 @@ var statusExample = []node.PointStatus{
 		Interface: node.Interface{Name: "wg0", AttachedAs: "tun0", Index: 3, NetNS: node.NetNS{Path: "/run/netns/vpn", Cookie: 4026}},
 		Members: []node.MemberStatus{{
 			Program: "count_out", Priority: ptr(500), ProceedOn: []volume.Verdict{"ok", "pipe"},
-			VolumeID: "csi-0b5d", Pod: node.Pod{Namespace: "demo", Name: "counter", UID: "0b5d4ad2", ServiceAccount: "counter"},
+			VolumeID: "csi-0b5d", Pods: []node.Pod{{Namespace: "demo", Name: "counter", UID: "0b5d4ad2", ServiceAccount: "counter"}},
 			Image: "ghcr.io/acme/count:v1", Digest: digest.FromString("count"), ProgramID: 49,
 		}},
 	},
 	{
 		Point: "tracepoint syscalls/sys_enter_execve", Hook: "tracepoint",
 		Members: []node.MemberStatus{{
-			Program: "on_exec", VolumeID: "csi-0b5d", Pod: node.Pod{Namespace: "demo", Name: "counter", UID: "0b5d4ad2", ServiceAccount: "counter"},
+			Program: "on_exec", VolumeID: "csi-0b5d", Pods: []node.Pod{{Namespace: "demo", Name: "counter", UID: "0b5d4ad2", ServiceAccount: "counter"}},
 			Image: "ghcr.io/acme/count:v1", Digest: digest.FromString("count"), ProgramID: 50, LinkID: 11,
 		}},
 	},
 	{
 		Point: "cgroup kubepods.slice/pod1 skb/ingress", Hook: "cgroup",
 		Members: []node.MemberStatus{{
-			Program: "on_ingress", VolumeID: "csi-0b5d", Pod: node.Pod{Namespace: "demo", Name: "counter", UID: "0b5d4ad2", ServiceAccount: "counter"},
+			Program: "on_ingress", VolumeID: "csi-0b5d", Pods: []node.Pod{{Namespace: "demo", Name: "counter", UID: "0b5d4ad2", ServiceAccount: "counter"}},
 			Image: "ghcr.io/acme/count:v1", Digest: digest.FromString("count"), ProgramID: 48, LinkID: 10, Gone: "the cgroup is gone",
 		}},
 	},

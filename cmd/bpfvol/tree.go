@@ -102,7 +102,7 @@ func (t *tree) members(below string, members []node.MemberStatus) {
 		branch, rest := branches(n == len(members)-1)
 		rest = below + rest
 		t.line(below+branch, rest+"  ", memberWords(m)...)
-		t.line(rest, rest+"  ", word(ownerOf(m)), imageWord(m))
+		t.line(rest, rest+"  ", append(ownerWords(m), imageWord(m))...)
 		if m.Counts != nil {
 			t.line(rest, rest+"  ", countWords(*m.Counts))
 		}
@@ -140,12 +140,16 @@ func listed(verdicts []volume.Verdict) string {
 	return "[" + strings.Join(words, ", ") + "]"
 }
 
-// ownerOf is the pod, or the volume where there is none: "local:/run/count".
-func ownerOf(m node.MemberStatus) string {
-	if m.Pod.Name == "" {
-		return m.VolumeID
+// ownerWords are the pod, and how many more share its PersistentVolume; or the volume where there is no pod:
+// "local:/run/count".
+func ownerWords(m node.MemberStatus) []string {
+	switch len(m.Pods) {
+	case 0:
+		return []string{word(m.VolumeID)}
+	case 1:
+		return []string{word(owner(m.Pods[0]))}
 	}
-	return owner(m.Pod)
+	return []string{word(owner(m.Pods[0])), fmt.Sprintf("and %d more", len(m.Pods)-1)}
 }
 
 // imageWord is the image as it was named, by a digest that is cut short.

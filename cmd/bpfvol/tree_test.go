@@ -24,7 +24,7 @@ func TestTreeQuotesHostileText(t *testing.T) {
 		Interface: node.Interface{Name: evil, Index: 2, AttachedAs: evil, NetNS: node.NetNS{Path: evil}},
 		Program:   node.LoadedProgram{ID: 1, Name: evil},
 		Members: []node.MemberStatus{{
-			Program: evil, VolumeID: evil, Pod: node.Pod{Namespace: evil, Name: evil}, Image: evil, Way: dispatcher.Slot, Why: evil,
+			Program: evil, VolumeID: evil, Pods: []node.Pod{{Namespace: evil, Name: evil}}, Image: evil, Way: dispatcher.Slot, Why: evil,
 		}},
 	}, {Point: evil, Members: []node.MemberStatus{{Program: evil, VolumeID: evil}}}}
 	var out bytes.Buffer
@@ -46,7 +46,7 @@ func TestTreeFitsAHundredColumns(t *testing.T) {
 	priority := 1000
 	long := node.MemberStatus{
 		Program: strings.Repeat("p", 60), Priority: &priority, VolumeID: "csi-1",
-		Pod:   node.Pod{Namespace: strings.Repeat("n", 40), Name: strings.Repeat("d", 40)},
+		Pods:  []node.Pod{{Namespace: strings.Repeat("n", 40), Name: strings.Repeat("d", 40)}},
 		Image: "registry.example.com/" + strings.Repeat("i", 50) + "@sha256:" + strings.Repeat("a", 64), Digest: digest.FromString("x"),
 		Way: dispatcher.Slot, Why: "the instructions of all members together are too many for the verifier",
 		Counts: &dispatcher.Counts{Packets: 1 << 63, Verdicts: map[string]uint64{"pass": 1 << 60, "drop": 1 << 61, "redirect": 1 << 62, "tx": 1 << 59, "other": 7}},

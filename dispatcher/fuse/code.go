@@ -34,6 +34,12 @@ type Code struct {
 	Instructions asm.Instructions `json:"-"`
 }
 
+// Lost is the code of a program of which nothing is left but what the kernel has: it can run only as it was loaded, and
+// why says what is missing.
+func (c *Code) Lost(why string) *Code {
+	return &Code{Name: c.Name, Type: c.Type, License: c.License, Flags: c.Flags, Functions: map[int]string{0: identifier(c.Name)}, Alone: why}
+}
+
 // platform is how cilium/ebpf calls the kernel whose helpers instructions call.
 const platform = "linux"
 

@@ -28,7 +28,7 @@ func Settle(spec *ebpf.ProgramSpec, types *btf.Cache) (*Code, error) {
 		return nil, fmt.Errorf("program %.64q: %w", spec.Name, err)
 	}
 	if c.Alone != "" {
-		return &Code{Name: c.Name, Type: c.Type, License: c.License, Flags: c.Flags, Functions: map[int]string{0: identifier(spec.Name)}, Alone: c.Alone}, nil
+		return c.Lost(c.Alone), nil
 	}
 	names := map[int]string{}
 	at := 0

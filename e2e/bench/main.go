@@ -57,5 +57,7 @@ func figure(name string, value float64, unit string) {
 
 func median(samples []time.Duration) float64 {
 	slices.Sort(samples)
-	return float64(samples[len(samples)/2].Microseconds()) / 1000
+	return milliseconds(samples[len(samples)/2])
 }
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -61,7 +61,7 @@ func benchNode(ctx context.Context, bpfvol string) (err error) {
 	if err != nil {
 		return err
 	}
-	figure("start.ready_ms", float64(ready.Microseconds())/1000, "ms")
+	figure("start.ready_ms", milliseconds(ready), "ms")
 	idle, err := b.rss()
 	if err != nil {
 		return err
@@ -72,7 +72,7 @@ func benchNode(ctx context.Context, bpfvol string) (err error) {
 	}
 	defer b.kubelet.Close()
 
-	for _, measure := range []func(context.Context) error{b.cold, b.warm, b.overFloor, b.many} {
+	for _, measure := range []func(context.Context) error{b.cold, b.warm, b.overFloor, b.many, b.churn, b.recovery} {
 		if err := measure(ctx); err != nil {
 			return err
 		}

@@ -59,6 +59,9 @@ func TestPublishAgainWithOtherArguments(t *testing.T) {
 		"image":    func(r *csi.NodePublishVolumeRequest) { r.VolumeContext["image"] += "x" },
 		"group":    func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability.GetMount().VolumeMountGroup = "2000" },
 		"readOnly": func(r *csi.NodePublishVolumeRequest) { r.Readonly = true },
+		"context": func(r *csi.NodePublishVolumeRequest) {
+			r.VolumeCapability.GetMount().MountFlags = []string{"context=system_u:object_r:container_file_t:s0"}
+		},
 	} {
 		t.Run(what, func(t *testing.T) {
 			other := proto.CloneOf(req)

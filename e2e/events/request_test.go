@@ -19,6 +19,11 @@ func secret(key, value string) func(*testing.T, *node, *csi.NodePublishVolumeReq
 	}
 }
 
+// mountFlags gives a volume mount options.
+func mountFlags(flags ...string) func(*testing.T, *node, *csi.NodePublishVolumeRequest) {
+	return capability(func(m *csi.VolumeCapability_MountVolume) { m.MountFlags = flags })
+}
+
 // requestRefusals are about what kubelet says.
 var requestRefusals = []refusal{
 	{name: "Block", attributes: attach(onEth0), arrange: func(_ *testing.T, _ *node, req *csi.NodePublishVolumeRequest) {
@@ -29,8 +34,25 @@ var requestRefusals = []refusal{
 	{name: "FSType", attributes: attach(onEth0), arrange: capability(func(m *csi.VolumeCapability_MountVolume) { m.FsType = "ext4" }), code: codes.InvalidArgument,
 		says: `fsType: "ext4": a bytecode volume has no file system type; leave it out`,
 	},
-	{name: "MountOptions", attributes: attach(onEth0), arrange: capability(func(m *csi.VolumeCapability_MountVolume) { m.MountFlags = []string{"ro"} }), code: codes.InvalidArgument,
-		says: `mountOptions: not supported by a bytecode volume; leave them out`,
+	{name: "MountOptions", attributes: attach(onEth0), arrange: mountFlags("ro"), code: codes.InvalidArgument,
+		says: `mountOptions: a bytecode volume takes none but context=; leave the others out`,
+	},
+	{name: "ContextTwice", attributes: attach(onEth0), arrange: mountFlags("context=u:r:t", "context=u:r:t"), code: codes.InvalidArgument,
+		says: `mountOptions: context= is given twice; give it once`,
+	},
+	{name: "LongContext", attributes: attach(onEth0), arrange: mountFlags("context=u:r:" + strings.Repeat("t", 256)), code: codes.InvalidArgument,
+		says: `mountOptions: context= has $N bytes; at most 255 are possible`,
+	},
+	{name: "NoContext", attributes: attach(onEth0), arrange: mountFlags("context=container_file_t"), code: codes.InvalidArgument,
+		says: `mountOptions: context= is no SELinux context; write one like system_u:object_r:container_file_t:s0`,
+	},
+	{name: "ContextWithoutSELinux", attributes: attach(onEth0), arrange: mountFlags(`context="system_u:object_r:container_file_t:s0:c1,c2"`), code: codes.FailedPrecondition,
+		says: `SELinux context "system_u:object_r:container_file_t:s0:c1,c2": not known on this node: SELinux is off; leave context= out of mountOptions`,
+	},
+	{name: "ReadOnlyAndWritable", attributes: with(attach(onEth0), "maps", "flows:rw"), arrange: func(_ *testing.T, _ *node, req *csi.NodePublishVolumeRequest) {
+		req.Readonly = true
+	}, code: codes.InvalidArgument,
+		says: `volumeAttributes: maps: map "flows" is rw in a volume with readOnly: true; leave one of the two out`,
 	},
 	{name: "Group", attributes: attach(onEth0), arrange: capability(func(m *csi.VolumeCapability_MountVolume) { m.VolumeMountGroup = "wheel" }), code: codes.InvalidArgument,
 		says: `volume mount group: "wheel": must be a group number from 0 to 4294967294`,

@@ -294,14 +294,14 @@ func TestAdmissionSaysWhatIsMissing(t *testing.T) {
 	})
 }
 
-// What deploy has is what an admin tries first.
+// What deploy has is what an admin tries first. The other examples have policies of their own, and e2e/chart.
 func TestExamplesWorkTogether(t *testing.T) {
 	c := Start(t)
 	c.ServiceAccount(t, "demo", "counter")
 	c.ServiceAccount(t, "demo", "default")
 	deploy := filepath.Join(folder(), "../../deploy")
 	c.Kubectl(t, "create", "namespace", "bpfvol-system")
-	for _, manifests := range []string{"csidriver.yaml", "rbac.yaml", "examples", "admission"} {
+	for _, manifests := range []string{"csidriver.yaml", "rbac.yaml", "examples/policy.yaml", "examples/use.yaml", "admission"} {
 		c.Kubectl(t, "apply", "-f", filepath.Join(deploy, manifests))
 	}
 	c.await(t, driver)

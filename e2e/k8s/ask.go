@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -30,12 +29,16 @@ func (c *Cluster) Kubectl(t testing.TB, args ...string) string {
 // standard error.
 func (c *Cluster) TryKubectl(t testing.TB, stdin string, args ...string) (string, error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), c.Hyperkube, append([]string{"kubectl", "--kubeconfig", c.Admin}, args...)...)
+	return c.kubectl(t.Context(), stdin, args...)
+}
+
+func (c *Cluster) kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, c.Hyperkube, append([]string{"kubectl", "--kubeconfig", c.Admin}, args...)...)
 	cmd.Env = append(os.Environ(), "HOME="+c.dir) // its cache goes with the cluster
 	cmd.Stdin = strings.NewReader(stdin)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
+	if err := c.space.run(cmd); err != nil {
 		return stdout.String(), fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
 	}
 	return stdout.String(), nil
@@ -127,9 +130,18 @@ func (c *Cluster) request(ctx context.Context, method, path string, body any) (i
 	return resp.StatusCode, answer, err
 }
 
-// kubeconfig writes one for who has the token. JSON is YAML.
+// kubeconfig writes one for who has the token.
 func (c *Cluster) kubeconfig(t testing.TB, name, token string) string {
 	t.Helper()
+	file, err := c.writeKubeconfig(name, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// writeKubeconfig writes one for who has the token. JSON is YAML.
+func (c *Cluster) writeKubeconfig(name, token string) (string, error) {
 	data, err := json.Marshal(map[string]any{
 		"apiVersion": "v1", "kind": "Config", "current-context": "test",
 		"clusters": []any{map[string]any{"name": "test", "cluster": map[string]any{"server": c.Server, "certificate-authority-data": c.secret.cert}}},
@@ -137,11 +149,8 @@ func (c *Cluster) kubeconfig(t testing.TB, name, token string) string {
 		"contexts": []any{map[string]any{"name": "test", "context": map[string]any{"cluster": "test", "user": "test"}}},
 	})
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
-	file := filepath.Join(c.dir, name+".kubeconfig")
-	if err := os.WriteFile(file, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file
+	file := c.file(name + ".kubeconfig")
+	return file, os.WriteFile(file, data, 0o600)
 }

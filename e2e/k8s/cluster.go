@@ -22,14 +22,16 @@ package k8s
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -40,14 +42,14 @@ const readyTimeout = 3 * time.Minute
 // Cluster is an API server and its etcd, in a directory of their own.
 type Cluster struct {
 	Hyperkube string // the binary: etcd, kube-apiserver, kubectl and more, by its first argument
-	Server    string // https://127.0.0.1:port, the same after Restart
+	Server    string // https://address:port, the same after Restart
 	Admin     string // path of a kubeconfig of system:masters
 
 	dir    string
 	secret secrets
-	port   *reservedPort
+	flags  []string // of kube-apiserver, further ones
 	client *http.Client
-	parent *parent
+	space  *space // where its processes run and its address is
 	etcd   *process
 	api    *process
 }
@@ -55,38 +57,73 @@ type Cluster struct {
 // Start starts a control plane, installs deploy/crd and waits until all of it serves. It ends with the test.
 func Start(t testing.TB) *Cluster {
 	t.Helper()
-	c := &Cluster{Hyperkube: build(t)}
-	var err error
-	if c.dir, err = os.MkdirTemp("", "k8s-"); err != nil { //nolint:usetesting // with a test's name in it, etcd's socket would not fit into an address
+	bin, err := build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := reservePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(port.release)
+	c, err := newCluster(bin, newSpace(), netip.AddrPortFrom(loopback, port.number), "--bind-address=127.0.0.1", "--permit-port-sharing",
+		"--endpoint-reconciler-type=none", "--authorization-mode=RBAC")
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := os.RemoveAll(c.dir); err != nil {
+		if err := c.close(); err != nil {
 			t.Error(err)
 		}
 	})
-	if c.port, err = reservePort(); err != nil {
+	if err := c.start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(c.port.release)
-	c.Server = fmt.Sprintf("https://127.0.0.1:%d", c.port.number)
-	if c.secret, err = makeSecrets(c.dir); err != nil {
+	if err := c.install(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	c.client = c.secret.client()
-	t.Cleanup(c.client.CloseIdleConnections)
-	c.Admin = c.kubeconfig(t, "admin", c.secret.admin)
-
-	c.parent = newParent()
-	t.Cleanup(c.parent.close)
-	if c.etcd, err = c.parent.start(c.log("etcd"), c.Hyperkube, "etcd", "--data-dir", filepath.Join(c.dir, "etcd"), "--socket", c.socket()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.etcd.kill)
-	c.startAPI(t)
-	t.Cleanup(func() { c.api.kill() })
-	c.install(t)
 	return c
+}
+
+var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
+// newCluster makes what is needed to start a control plane: a directory with its secrets.
+func newCluster(bin string, in *space, address netip.AddrPort, flags ...string) (*Cluster, error) {
+	c := &Cluster{Hyperkube: filepath.Join(bin, "hyperkube"), Server: "https://" + address.String(), flags: flags, space: in}
+	var err error
+	if c.dir, err = os.MkdirTemp("", "k8s-"); err != nil {
+		return nil, err
+	}
+	if c.secret, err = makeSecrets(c.dir, address.Addr(), serviceAddress); err == nil {
+		c.Admin, err = c.writeKubeconfig("admin", c.secret.admin)
+	}
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(c.dir))
+	}
+	c.client = c.secret.client(c.dial)
+	c.flags = append(c.flags, "--advertise-address="+address.Addr().String(), fmt.Sprintf("--secure-port=%d", address.Port()))
+	return c, nil
+}
+
+// start starts etcd and the API server. On failure, too, the cluster must be closed.
+func (c *Cluster) start(ctx context.Context) (err error) {
+	c.etcd, err = c.component("etcd", "--data-dir", c.file("etcd"), "--socket", c.socket())
+	if err != nil {
+		return err
+	}
+	return c.startAPI(ctx)
+}
+
+// close ends all processes and removes the directory.
+func (c *Cluster) close() error {
+	for _, p := range []*process{c.api, c.etcd} {
+		if p != nil {
+			p.kill()
+		}
+	}
+	c.client.CloseIdleConnections()
+	c.space.close()
+	return os.RemoveAll(c.dir)
 }
 
 // Kill ends the API server at once, as a node that loses its power does. Its port refuses connections then.
@@ -99,56 +136,86 @@ func (c *Cluster) Kill(t testing.TB) {
 // Restart starts the API server again, at the same address and with the same state, and waits until it is ready.
 func (c *Cluster) Restart(t testing.TB) {
 	t.Helper()
-	c.startAPI(t)
+	if err := c.startAPI(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (c *Cluster) socket() string          { return filepath.Join(c.dir, "etcd.sock") }
 func (c *Cluster) log(name string) string  { return filepath.Join(c.dir, name+".log") }
 func (c *Cluster) file(name string) string { return filepath.Join(c.dir, name) }
 
-func (c *Cluster) startAPI(t testing.TB) {
-	t.Helper()
-	var err error
-	c.api, err = c.parent.start(c.log("kube-apiserver"), c.Hyperkube, "kube-apiserver",
-		"--etcd-servers=unix://"+c.socket(),
-		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
-		fmt.Sprintf("--secure-port=%d", c.port.number), "--permit-port-sharing",
-		"--tls-cert-file="+c.file(servingCert), "--tls-private-key-file="+c.file(servingKey),
-		"--token-auth-file="+c.file(tokenFile), "--authorization-mode=RBAC",
+// component starts one of Kubernetes' components.
+func (c *Cluster) component(name string, args ...string) (*process, error) {
+	return c.space.spawn(name, c.log(name), exec.Command(c.Hyperkube, append([]string{name}, args...)...))
+}
+
+// dial connects to an address of the cluster.
+func (c *Cluster) dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	err = c.space.do(func() error {
+		conn, err = new(net.Dialer).DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
+}
+
+func (c *Cluster) startAPI(ctx context.Context) (err error) {
+	c.api, err = c.component("kube-apiserver", append([]string{
+		"--etcd-servers=unix://" + c.socket(),
+		"--tls-cert-file=" + c.file(servingCert), "--tls-private-key-file=" + c.file(servingKey),
+		"--token-auth-file=" + c.file(tokenFile),
 		"--service-account-issuer=https://kubernetes.default.svc",
-		"--service-account-key-file="+c.file(accountKey), "--service-account-signing-key-file="+c.file(accountKey),
-		"--service-cluster-ip-range=10.0.0.0/24", "--allow-privileged", "--profiling=false",
-	)
+		"--service-account-key-file=" + c.file(accountKey), "--service-account-signing-key-file=" + c.file(accountKey),
+		"--service-cluster-ip-range=" + serviceNetwork.String(), "--allow-privileged", "--profiling=false",
+	}, c.flags...)...)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	start := time.Now()
-	for {
-		status, _, err := c.request(t.Context(), http.MethodGet, "/readyz", nil)
-		if err == nil && status == http.StatusOK {
-			return
+	status := 0
+	err = poll(ctx, "kube-apiserver is ready", func() (err error) {
+		if status, _, err = c.request(ctx, http.MethodGet, "/readyz", nil); err == nil && status != http.StatusOK {
+			err = fmt.Errorf("status %d", status)
 		}
-		for _, p := range []*process{c.etcd, c.api} {
+		return err
+	}, c.etcd, c.api)
+	return err
+}
+
+// poll waits until ask has no error any more, for things that tell nobody when they are ready. The processes are those that
+// must live until then.
+func poll(ctx context.Context, what string, ask func() error, of ...*process) error {
+	for start := time.Now(); ; {
+		err := ask()
+		if err == nil {
+			return nil
+		}
+		for _, p := range of {
 			if p.ended() {
-				t.Fatalf("%s ended early:\n%s", p.name, tail(p.log))
+				return p.early()
 			}
 		}
 		if time.Since(start) > readyTimeout {
-			t.Fatalf("kube-apiserver is not ready after %s (status %d, %v):\n%s", readyTimeout, status, err, tail(c.log("kube-apiserver")))
+			return fmt.Errorf("not after %s: %s: %w", readyTimeout, what, err)
 		}
-		time.Sleep(50 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w", what, context.Cause(ctx))
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
 }
 
 // install applies deploy/crd and waits until its types are served.
-func (c *Cluster) install(t testing.TB) {
-	t.Helper()
+func (c *Cluster) install(ctx context.Context) error {
 	crds := filepath.Join(folder(), "../../deploy/crd")
 	if files, _ := filepath.Glob(filepath.Join(crds, "*.yaml")); len(files) == 0 {
-		t.Fatalf("no CustomResourceDefinition in %s", crds)
+		return fmt.Errorf("no CustomResourceDefinition in %s", crds)
 	}
-	c.Kubectl(t, "apply", "-f", crds)
-	c.Kubectl(t, "wait", "--for=condition=Established", "--timeout=60s", "-f", crds)
+	if _, err := c.kubectl(ctx, "", "apply", "-f", crds); err != nil {
+		return err
+	}
+	_, err := c.kubectl(ctx, "", "wait", "--for=condition=Established", "--timeout=60s", "-f", crds)
+	return err
 }
 
 // folder is where this package's source lies.
@@ -160,10 +227,10 @@ func folder() string {
 	return filepath.Dir(file)
 }
 
-// build runs build.sh, which returns at once where the binary exists. Who waits for it is told so.
-func build(t testing.TB) string {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
+// build runs build.sh, which returns at once where everything is built, and returns the directory. Who waits for it is told
+// so.
+func build(ctx context.Context, what ...string) (string, error) {
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
 		start := time.Now()
@@ -178,77 +245,13 @@ func build(t testing.TB) string {
 			}
 		}
 	}()
-	cmd := exec.CommandContext(ctx, filepath.Join(folder(), "build.sh"))
+	cmd := exec.CommandContext(ctx, filepath.Join(folder(), "build.sh"), what...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		t.Fatalf("e2e/k8s/build.sh: %v:\n%s", err, lastLines(stderr.Bytes()))
+		return "", fmt.Errorf("e2e/k8s/build.sh: %w:\n%s", err, lastLines(stderr.Bytes()))
 	}
-	return strings.TrimSpace(stdout.String())
-}
-
-// process is a component that runs.
-type process struct {
-	name string
-	log  string
-	cmd  *exec.Cmd
-	done chan struct{} // closed when it is gone
-}
-
-func (p *process) kill() {
-	p.cmd.Process.Kill() //nolint:errcheck // an error says that it is gone already
-	<-p.done
-}
-
-func (p *process) ended() bool {
-	select {
-	case <-p.done:
-		return true
-	default:
-		return false
-	}
-}
-
-// parent starts processes that die with the test binary, however it dies. The kernel watches the thread that started
-// them, and tests that enter network namespaces end threads; so one thread does nothing else.
-type parent struct {
-	jobs chan func()
-}
-
-func newParent() *parent {
-	p := &parent{jobs: make(chan func())}
-	go func() {
-		runtime.LockOSThread()
-		for job := range p.jobs {
-			job()
-		}
-	}()
-	return p
-}
-
-// close ends the thread, and with it whatever still runs.
-func (p *parent) close() { close(p.jobs) }
-
-func (p *parent) start(log, command string, args ...string) (*process, error) {
-	out, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer out.Close() // the process has its own
-	cmd := exec.Command(command, args...)
-	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
-	p.jobs <- func() { started <- cmd.Start() }
-	if err := <-started; err != nil {
-		return nil, err
-	}
-	proc := &process{name: args[0], log: log, cmd: cmd, done: make(chan struct{})}
-	go func() {
-		cmd.Wait() //nolint:errcheck // it is killed, or its log says more
-		close(proc.done)
-	}()
-	return proc, nil
+	return strings.TrimSpace(stdout.String()), nil
 }
 
 // tail returns the end of a component's log.

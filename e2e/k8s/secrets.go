@@ -3,6 +3,7 @@
 package k8s
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -14,6 +15,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -31,12 +33,14 @@ const (
 
 // secrets are what a cluster's parties know each other by.
 type secrets struct {
-	admin string // token
+	admin string // token of system:masters
+	node  string // token of the kubelet of a node
 	cert  []byte // the serving certificate in PEM, its own CA
 }
 
-func makeSecrets(dir string) (secrets, error) {
-	s := secrets{admin: rand.Text()}
+// makeSecrets makes them and writes what the components read of them into dir. The API server has the addresses.
+func makeSecrets(dir string, addresses ...netip.Addr) (secrets, error) {
+	s := secrets{admin: rand.Text(), node: rand.Text()}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return s, err
@@ -47,9 +51,12 @@ func makeSecrets(dir string) (secrets, error) {
 		NotBefore:             time.Now().Add(-time.Hour),
 		NotAfter:              time.Now().Add(24 * time.Hour),
 		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1)},
+		DNSNames:              []string{"kubernetes.default.svc"},
 		IsCA:                  true,
 		BasicConstraintsValid: true,
+	}
+	for _, a := range addresses {
+		template.IPAddresses = append(template.IPAddresses, a.AsSlice())
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -62,7 +69,7 @@ func makeSecrets(dir string) (secrets, error) {
 	}
 	files := map[string][]byte{
 		servingCert: s.cert,
-		tokenFile:   fmt.Appendf(nil, "%s,admin,admin,system:masters\n", s.admin),
+		tokenFile:   fmt.Appendf(nil, "%s,admin,admin,system:masters\n%s,system:node:%s,%[3]s,system:nodes\n", s.admin, s.node, NodeName),
 	}
 	for name, k := range map[string]*ecdsa.PrivateKey{servingKey: key, accountKey: account} {
 		der, err := x509.MarshalECPrivateKey(k)
@@ -80,12 +87,12 @@ func makeSecrets(dir string) (secrets, error) {
 }
 
 // client trusts the cluster's certificate and nothing else.
-func (s secrets) client() *http.Client {
+func (s secrets) client(dial func(context.Context, string, string) (net.Conn, error)) *http.Client {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(s.cert)
 	return &http.Client{
 		Timeout:   30 * time.Second,
-		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}},
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DialContext: dial},
 	}
 }
 
@@ -93,7 +100,7 @@ func (s secrets) client() *http.Client {
 // server binds to it, too (--permit-port-sharing), now and after a restart.
 type reservedPort struct {
 	fd     int
-	number int
+	number uint16
 }
 
 func reservePort() (_ *reservedPort, err error) {
@@ -116,7 +123,7 @@ func reservePort() (_ *reservedPort, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("getsockname: %w", err)
 	}
-	return &reservedPort{fd: fd, number: addr.(*unix.SockaddrInet4).Port}, nil
+	return &reservedPort{fd: fd, number: uint16(addr.(*unix.SockaddrInet4).Port)}, nil
 }
 
 func (p *reservedPort) release() { unix.Close(p.fd) }

@@ -38,15 +38,19 @@ type volumeData struct {
 }
 
 // make makes everything but the target.
-func (d volumeDir) make(driver, id string) error {
+func (d volumeDir) make(driver, id string, persistent bool) error {
 	if err := os.MkdirAll(d.path, 0o750); err != nil {
 		return err
+	}
+	mode := "Ephemeral"
+	if persistent {
+		mode = "Persistent"
 	}
 	b, err := json.Marshal(volumeData{
 		SpecVolID:           filepath.Base(d.path),
 		VolumeHandle:        id,
 		DriverName:          driver,
-		VolumeLifecycleMode: "Ephemeral",
+		VolumeLifecycleMode: mode,
 	})
 	if err != nil {
 		return err

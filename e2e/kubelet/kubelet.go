@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package kubelet is a stand-in that does for one inline CSI volume what kubelet does (pkg/volume/csi/csi_mounter.go of
+// Package kubelet is a stand-in that does for one CSI volume what kubelet does (pkg/volume/csi/csi_mounter.go of
 // Kubernetes 1.37): the same directories and files, the same request, the same reaction to errors, the same event text.
 // The demo, the benchmarks and tests use it where there is no cluster.
 //
@@ -16,6 +16,7 @@
 package kubelet
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -55,9 +56,14 @@ type Volume struct {
 	Name       string
 	Attributes map[string]string
 	ReadOnly   bool
-	// Persistent says that it is a PersistentVolume, of which kubelet passes on the attributes alike.
+	// Persistent says that it is a PersistentVolume, of which kubelet passes on the attributes alike. Handle is its
+	// volumeHandle, which all of its pods have in common; empty: it is this pod's alone.
 	Persistent bool
+	Handle     string
 }
+
+// id is the volume's own where it has one, else that of the pod's volume.
+func (v Volume) id(p Pod) string { return cmp.Or(v.Handle, VolumeID(p, v.Name)) }
 
 // MountError is why a volume could not be set up. Its text is that of the pod's FailedMount event.
 type MountError struct {
@@ -152,7 +158,7 @@ func VolumeID(p Pod, volume string) string {
 // Calling it again is what kubelet does after any error, and after its own restart.
 func (k *Kubelet) SetUp(ctx context.Context, p Pod, v Volume) (target string, err error) {
 	d := k.volumeDir(p, v.Name)
-	if err := d.make(k.driver, VolumeID(p, v.Name)); err != nil {
+	if err := d.make(k.driver, v.id(p), v.Persistent); err != nil {
 		return "", err
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -185,7 +191,7 @@ func (k *Kubelet) request(p Pod, v Volume) *csi.NodePublishVolumeRequest {
 		mount.VolumeMountGroup = strconv.FormatInt(*p.FSGroup, 10)
 	}
 	return &csi.NodePublishVolumeRequest{
-		VolumeId:   VolumeID(p, v.Name),
+		VolumeId:   v.id(p),
 		TargetPath: k.volumeDir(p, v.Name).target(),
 		VolumeCapability: &csi.VolumeCapability{
 			AccessType: &csi.VolumeCapability_Mount{Mount: mount},

@@ -53,6 +53,10 @@ func (e *fakeEngine) Unpublish(_ context.Context, id, target string) error {
 
 func (e *fakeEngine) Stats(context.Context, string, string) (int, error) { return 0, nil }
 
+func (e *fakeEngine) Health(context.Context, string, string) (node.Health, error) {
+	return node.Health{Healthy: true}, nil
+}
+
 // connect starts a driver with engine and a kubelet that calls it.
 func connect(t *testing.T, engine csi.Engine) (k *Kubelet, dir string) {
 	t.Helper()

@@ -82,6 +82,7 @@ const actionArg = "nodetest-action"
 //
 //	udp ADDRESS N    send N datagrams
 //	tcp ADDRESS      connect, print a line, hold the connection until standard input ends
+//	without CAP CMD  become a command that can never have this capability
 func act(args []string) {
 	if len(args) < 3 || args[1] != actionArg {
 		return
@@ -115,6 +116,8 @@ func do(action string, args []string) error {
 			}
 		}
 		return nil
+	case "without":
+		return without(args[0], args[1:])
 	case "tcp":
 		c, err := net.Dial("tcp4", args[0])
 		if err != nil {

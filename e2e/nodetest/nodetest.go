@@ -33,8 +33,13 @@ import (
 
 // Options configures a Node.
 type Options struct {
-	// NetNS is the network namespace of the registry, the daemon and every command; nil: that of the test.
+	// NetNS is the network namespace of the node; nil: that of the test.
 	NetNS *bpftest.NetNS
+	// Container puts the daemon, as a runtime does, into a mount and a cgroup namespace of its own, and into a network namespace
+	// that only the registry and the commands share with it.
+	Container bool
+	// Without is a capability, as in capabilities(7), that the daemon does not get; empty: it gets what the test has.
+	Without string
 	// Registry comes before the node's registry and may answer in its place; nil: nothing does.
 	Registry func(http.Handler) http.Handler
 	// Policies is the policy file, which may depend on the registry's host; nil: one that admits what the node's key signed.
@@ -91,11 +96,14 @@ func Start(t testing.TB, opts Options) *Node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ns := ""
-	if opts.NetNS != nil {
-		ns = opts.NetNS.Path()
+	options := stack.Options{Bin: bin, Registry: opts.Registry, Serve: opts.Serve, Start: opts.start}
+	switch {
+	case opts.Container:
+		options.HostProcess, options.NetNS = onNode(t, opts.NetNS), bpftest.NewNetNS(t).Path()
+	case opts.NetNS != nil:
+		options.NetNS = opts.NetNS.Path()
 	}
-	s, err := stack.New(stack.Options{Bin: bin, NetNS: ns, Registry: opts.Registry, Serve: opts.Serve})
+	s, err := stack.New(options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +124,12 @@ func Start(t testing.TB, opts Options) *Node {
 		policies = func(string) string { return n.ownPolicy(t) }
 	}
 	n.SetPolicies(t, policies(n.Registry))
-	n.StartDaemon(t)
+	if opts.Container {
+		n.mountBPFFS(t)
+	}
+	if opts.Without == "" {
+		n.StartDaemon(t)
+	}
 	return n
 }
 
@@ -142,7 +155,7 @@ func (n *Node) ownPolicy(t testing.TB) string {
 	}
 	return "apiVersion: bpfvol.io/v1alpha1\nkind: BytecodePolicy\nmetadata: {name: e2e}\nspec:\n  images: [\"" + n.Registry + "/**\"]\n" +
 		"  authorities:\n  - key:\n      data: |\n        " + strings.ReplaceAll(strings.TrimSpace(string(key)), "\n", "\n        ") + "\n" +
-		"  allow: {hooks: [xdp, tc, tracepoint, rawTracepoint, kprobe, kretprobe, fentry, fexit, uprobe, uretprobe, lsm, cgroup, perfEvent, iter, netfilter, skLookup, netkit]}\n  subjects: [e2e/*]\n"
+		"  allow: {hooks: [xdp, tc, tracepoint, rawTracepoint, kprobe, kretprobe, fentry, fexit, uprobe, uretprobe, lsm, cgroup, perfEvent, iter, netfilter, skLookup, netkit], writableMaps: [hits]}\n  subjects: [e2e/*]\n"
 }
 
 // StartDaemon starts the daemon, again after StopDaemon.

@@ -167,16 +167,17 @@ func TestSecretOfAClass(t *testing.T) {
 func TestExamplesAreBound(t *testing.T) {
 	c := start(t)
 	c.provision(t)
-	c.ServiceAccount(t, "demo", "default")
-	for _, file := range []string{"storageclass.yaml", "pvc.yaml", "static-pv.yaml"} {
-		c.Kubectl(t, "apply", "-f", "../../deploy/examples/"+file)
-	}
-	for _, claim := range []string{"packets", "by-hand"} {
-		c.wait(t, "-n", "demo", "--for=jsonpath={.status.phase}=Bound", "pvc/"+claim)
-		name := c.Kubectl(t, "get", "pvc", "-n", "demo", claim, "-o", "jsonpath={.spec.volumeName}")
+	for _, example := range []struct{ file, namespace, claim string }{
+		{"storageclass.yaml", "claims", "flows"},
+		{"static-pv.yaml", "demo", "by-hand"},
+	} {
+		c.ServiceAccount(t, example.namespace, "default")
+		c.Kubectl(t, "apply", "-f", "../../deploy/examples/"+example.file)
+		c.wait(t, "-n", example.namespace, "--for=jsonpath={.status.phase}=Bound", "pvc/"+example.claim)
+		name := c.Kubectl(t, "get", "pvc", "-n", example.namespace, example.claim, "-o", "jsonpath={.spec.volumeName}")
 		spec, err := bytecode.Parse(c.volume(t, name).Spec.CSI.VolumeAttributes)
 		if err != nil || spec.Image != "ghcr.io/acme/count:v1" || len(spec.Attach) != 1 {
-			t.Errorf("%s: a node reads %+v, %v", claim, spec, err)
+			t.Errorf("%s: a node reads %+v, %v", example.file, spec, err)
 		}
 	}
 }

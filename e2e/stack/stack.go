@@ -41,6 +41,10 @@ type Options struct {
 	// Serve are further arguments of `bpfvol serve`. They come last, so they count: {"--policy-dir", "", "--kubeconfig", file}
 	// takes the policies of a cluster.
 	Serve []string
+	// HostProcess is --host-process of the daemon and every command; empty: they are on the node.
+	HostProcess string
+	// Start changes the daemon's process before it starts; nil: nothing does.
+	Start func(*exec.Cmd)
 	// Log receives what the daemon writes; nil: kept, see DaemonLog.
 	Log io.Writer
 	// Verbosity of the daemon's log.
@@ -185,7 +189,7 @@ func (s *Stack) Command(ctx context.Context, name string, args ...string) *exec.
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), "COSIGN_PASSWORD=",
 		"BPFVOL_CACHE_DIR="+s.CacheDir(), "BPFVOL_REGISTRIES="+s.RegistriesFile(),
-		"BPFVOL_STATE_DIR="+s.StateDir(), "BPFVOL_BPFFS_DIR="+s.BPFFSDir())
+		"BPFVOL_STATE_DIR="+s.StateDir(), "BPFVOL_BPFFS_DIR="+s.BPFFSDir(), "BPFVOL_HOST_PROCESS="+s.opts.HostProcess)
 	return cmd
 }
 
@@ -197,6 +201,9 @@ func (s *Stack) StartDaemon(ctx context.Context) (ready time.Duration, err error
 	s.daemon.Stderr = &s.log
 	if s.opts.Log != nil {
 		s.daemon.Stderr = s.opts.Log
+	}
+	if s.opts.Start != nil {
+		s.opts.Start(s.daemon)
 	}
 	started := time.Now()
 	if err := s.InNetNS(s.daemon.Start); err != nil {

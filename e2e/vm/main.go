@@ -31,10 +31,11 @@ import (
 type kernel struct{ version, suite, options string }
 
 // kernels are those of the matrix beside this machine's own. 6.1 is what Debian 12 runs; 6.12 is what Debian 13 runs, here
-// as built for Debian 12. One boots without BPF's security module, as nodes do that set lsm= to something of their own.
+// as built for Debian 12. The one boots without BPF's security module, as nodes do that set lsm= to something of their own;
+// the other with SELinux, for which a test loads a policy.
 var kernels = []kernel{
 	{"6.1", "bookworm", "lsm=landlock,lockdown,yama"},
-	{"6.12", "bookworm-backports", ""},
+	{"6.12", "bookworm-backports", "security=selinux enforcing=0"},
 }
 
 // kernelTests are the packages whose tests ask the kernel.
@@ -46,6 +47,7 @@ var kernelTests = []string{
 	"./internal/bpftest",
 	"./internal/doctor",
 	"./internal/hook",
+	"./internal/host",
 	"./internal/kernelstate",
 	"./internal/libxdp",
 	"./internal/node",

@@ -33,6 +33,8 @@ var floors = map[string]int{
 	"internal/image":         1,
 	"verify":                 2,
 	"internal/netns":         2,
+	"internal/host":          1,
+	"internal/privilege":     1,
 	"internal/pin":           2,
 	"verify/cosign":          3,
 	"internal/cluster":       3,
@@ -79,13 +81,14 @@ var homes = map[string][]string{
 	"github.com/vishvananda/netlink":                   {"dispatcher", "internal/doctor", "internal/libxdp"},
 	"k8s.io/mount-utils":                               {"internal/doctor"},
 	"k8s.io/client-go":                                 {"internal/cluster", "internal/provision"},
+	"golang.org/x/sys/unix":                            {"dispatcher", "internal/doctor", "internal/hook", "internal/host", "internal/kernelstate", "internal/libxdp", "internal/netns", "internal/node", "internal/pin", "internal/podfs", "internal/podfs/mapjson", "internal/privilege"},
+	"kernel.org/pub/linux/libs/security/libcap":        {"internal/privilege"},
+	"github.com/spf13/cobra":                           {"cmd/bpfvol", "cmd/bpfvol-provision"},
+	"github.com/prometheus/client_golang":              {"cmd/bpfvol", "internal/provision"},
 	"k8s.io/api":                                       {"internal/provision"},
 	"sigs.k8s.io/sig-storage-lib-external-provisioner": {"internal/provision"},
 	// It would cost an idle daemon eleven MiB (docs/adr/0003-provisioner-is-a-binary-of-its-own.md).
-	module + "/internal/provision":        {"cmd/bpfvol-provision"},
-	"golang.org/x/sys/unix":               {"dispatcher", "internal/doctor", "internal/hook", "internal/kernelstate", "internal/libxdp", "internal/netns", "internal/node", "internal/pin", "internal/podfs", "internal/podfs/mapjson"},
-	"github.com/spf13/cobra":              {"cmd/bpfvol", "cmd/bpfvol-provision"},
-	"github.com/prometheus/client_golang": {"cmd/bpfvol", "internal/provision"},
+	module + "/internal/provision": {"cmd/bpfvol-provision"},
 }
 
 // onlyFile narrows a home to one file.

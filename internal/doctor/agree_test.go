@@ -228,6 +228,39 @@ func (d direct) readOnly() error {
 	return nil
 }
 
+// writable mounts as mount(8) does: a second, read-only mount of what is there.
+func (d direct) writable() error {
+	dir := bpftest.BPFFS(d.t)
+	m, err := ebpf.NewMap(d.spec.Maps["values"])
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	if err := m.Pin(filepath.Join(dir, "values")); err != nil {
+		return err
+	}
+	at := d.t.TempDir()
+	if err := unix.Mount(dir, at, "", unix.MS_BIND, ""); err != nil {
+		return err
+	}
+	d.t.Cleanup(func() {
+		if err := unix.Unmount(at, 0); err != nil {
+			d.t.Error(err)
+		}
+	})
+	if err := unix.Mount("", at, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(at, "values")); !errors.Is(err, unix.EROFS) {
+		return fmt.Errorf("removed: %w", err)
+	}
+	opened, err := ebpf.LoadPinnedMap(filepath.Join(at, "values"), nil)
+	if err != nil {
+		return err
+	}
+	return opened.Close()
+}
+
 func end(l link.Link, err error) error {
 	if err != nil {
 		return err
@@ -244,10 +277,11 @@ func TestChecksAgreeWithDirectAttempts(t *testing.T) {
 		t.Fatal(err)
 	}
 	const lo = 1
-	checks := byName(Run(t.Context()))
+	checks := byName(Run(t.Context(), ""))
 	for name, try := range map[string]func(direct) error{
 		"load":          func(d direct) error { return d.loaded("socket_filter", nothing) },
 		"bpffsReadOnly": direct.readOnly,
+		"bpffsWritable": direct.writable,
 		"xdp": func(d direct) error {
 			return d.inNetNS("target", func(p *ebpf.Program) error {
 				return end(link.AttachXDP(link.XDPOptions{Program: p, Interface: lo, Flags: link.XDPGenericMode}))

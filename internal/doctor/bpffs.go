@@ -11,13 +11,16 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfvol/bpfvol/internal/host"
 )
 
-func bpffsProbes() []probe {
+func bpffsProbes(node host.Process) []probe {
 	admin := []capability{unix.CAP_SYS_ADMIN, unix.CAP_BPF}
 	return []probe{
-		{name: "bpffs", what: "everything: pins, and the maps/ of volumes", needed: true, caps: append(admin, unix.CAP_CHOWN), kernel: "CONFIG_BPF_SYSCALL, version 5.2 or later", try: tryBPFFS},
+		{name: "bpffs", what: "everything: pins, and the maps/ of volumes", needed: true, caps: append(admin, unix.CAP_CHOWN), kernel: "CONFIG_BPF_SYSCALL, version 5.2 or later", try: at(node, tryBPFFS)},
 		{name: "bpffsReadOnly", what: "maps/ that no pod can write to", needed: true, caps: admin, kernel: "CONFIG_BPF_SYSCALL, version 5.8 or later", try: tryReadOnly},
+		{name: "bpffsWritable", what: "rw/, for maps that pods write", caps: admin, kernel: "CONFIG_BPF_SYSCALL, version 5.12 or later", try: tryWritable},
 		{name: "readers", what: "pods that read maps/ with bpf(2) and no privilege", caps: admin, kernel: "version 5.19 or later, or kernel.unprivileged_bpf_disabled=0", try: tryReaders},
 		{name: "token", what: "nothing yet: pods that load programs of their own", caps: admin, kernel: "CONFIG_BPF_SYSCALL, version 6.9 or later", try: tryToken},
 	}
@@ -48,12 +51,12 @@ func pinned(options ...string) (_ *os.File, path string, err error) {
 
 func tryBPFFS() (string, error) {
 	const nobody = 65534
-	root, path, err := pinned("mode", "0750", "uid", fmt.Sprint(nobody), "gid", fmt.Sprint(nobody))
+	root, path, err := pinned("mode", "0750", "gid", fmt.Sprint(nobody))
 	if err != nil {
 		return "", err
 	}
 	defer root.Close()
-	// As bpfvol sets the owner of every pin: the group of the mount is not inherited.
+	// As bpfvol sets the mode of every pin, and the group of what is beside: those of the mount are not inherited.
 	if err := errors.Join(os.Chown(path, 0, nobody), os.Chmod(path, 0o440)); err != nil {
 		return "", err
 	}
@@ -61,9 +64,9 @@ func tryBPFFS() (string, error) {
 	if err := unix.Fstat(int(root.Fd()), &st); err != nil {
 		return "", err
 	}
-	detail := "pins can be given to a group; mount options mode, uid and gid work"
-	if st.Mode&0o777 != 0o750 || st.Uid != nobody || st.Gid != nobody {
-		detail = "pins can be given to a group; the kernel ignores some of the mount options mode, uid and gid, on which bpfvol does not rely"
+	detail := "pins can be made anybody's; mount options mode and gid work"
+	if st.Mode&0o777 != 0o750 || st.Gid != nobody {
+		detail = "pins can be made anybody's; the kernel ignores some of the mount options mode and gid, on which bpfvol does not rely"
 	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs("/sys/fs/bpf", &fs); err != nil || fs.Type != unix.BPF_FS_MAGIC {
@@ -99,6 +102,29 @@ func tryReadOnly() (string, error) {
 		return "", err
 	}
 	return "pins can be read, and not written to", m.Close()
+}
+
+// tryWritable opens a map for writing through a read-only mount, which keeps the pin from being removed.
+func tryWritable() (string, error) {
+	root, path, err := pinned()
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	if err := unix.MountSetattr(int(root.Fd()), "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		return "", fmt.Errorf("mount_setattr: %w", err)
+	}
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if err != nil {
+		return "", err
+	}
+	if err := errors.Join(m.Put(uint32(0), uint64(1)), m.Close()); err != nil {
+		return "", err
+	}
+	if err := os.Remove(path); !errors.Is(err, unix.EROFS) {
+		return "", &problem{"a pin on a read-only mount can be removed", "a kernel that refuses it with EROFS"}
+	}
+	return "pins can be written to, and not removed", nil
 }
 
 // tryReaders reads a pinned map as a pod would, without a single capability.
@@ -167,6 +193,8 @@ func tryToken() (string, error) {
 		return "given to this process, which is in a user namespace", unix.Close(int(fd))
 	case unix.EOPNOTSUPP:
 		return "for pods in user namespaces of their own; none in the node's, by design", nil
+	case unix.EPERM: // to who has not CAP_BPF itself; CAP_SYS_ADMIN does not stand for it here
+		return "", &problem{"create a token: operation not permitted", "none is needed: bpfvol uses no token"}
 	}
 	return "", fmt.Errorf("create a token: %w", errno)
 }

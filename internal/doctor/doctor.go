@@ -4,7 +4,7 @@
 // attached, file systems mounted, pins read. A version or a configuration says what a kernel could do; lockdown, a
 // seccomp filter, missing capabilities and vendors' patches decide what it does.
 //
-//	for _, c := range doctor.Run(ctx) {
+//	for _, c := range doctor.Run(ctx, "/proc/1") {
 //		fmt.Println(c.Name, c.OK, c.Detail, c.Reason, c.Fix)
 //	}
 //
@@ -27,6 +27,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfvol/bpfvol/internal/host"
 )
 
 // Check is the answer to one question.
@@ -54,9 +56,11 @@ type probe struct {
 // tens of them; under emulation a hundred times that.
 const patience = 10 * time.Second
 
-// Run asks every question, one after another, since some of the answers compete for the kernel's locks.
-func Run(ctx context.Context) []Check {
+// Run asks every question, one after another, since some of the answers compete for the kernel's locks. A node process is
+// for a node plugin in a container; empty: it is on the node.
+func Run(ctx context.Context, node host.Process) []Check {
 	p := thisProcess()
+	p.host = node
 	var checks []Check
 	for _, pr := range probes(p) {
 		checks = append(checks, pr.run(ctx, p, patience))
@@ -68,6 +72,7 @@ func Run(ctx context.Context) []Check {
 func probes(p process) []probe {
 	list := []probe{
 		{name: "process", what: "everything", needed: true, try: p.identity},
+		{name: "place", what: "where volumes are mounted and programs attached", needed: true, caps: hostCapabilities, try: p.place},
 		{name: "kernel", what: "everything", needed: true, try: kernelRelease},
 		{name: "lockdown", what: "programs that read kernel memory", kernel: "a boot without lockdown=confidentiality", try: p.lockdownState},
 		{name: "load", what: "everything", needed: true, caps: []capability{unix.CAP_BPF}, kernel: "CONFIG_BPF_SYSCALL", try: tryLoad},
@@ -75,11 +80,11 @@ func probes(p process) []probe {
 		{name: "btf", what: "json/ in volumes, hooks iter, fentry and lsm, programs built for every kernel (CO-RE)", kernel: "CONFIG_DEBUG_INFO_BTF", try: tryBTF},
 		{name: "stats", what: "run times in status and metrics", caps: []capability{unix.CAP_SYS_ADMIN}, kernel: "CONFIG_BPF_SYSCALL, version 5.8 or later", try: tryStats},
 	}
-	list = append(list, bpffsProbes()...)
+	list = append(list, bpffsProbes(p.host)...)
 	list = append(list, networkProbes()...)
 	list = append(list, tracingProbes()...)
 	list = append(list, trampolineProbes(p)...)
-	return append(list, cgroupProbes()...)
+	return append(list, cgroupProbes(p.host)...)
 }
 
 // run asks one question and puts the answer in words.

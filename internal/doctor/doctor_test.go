@@ -19,14 +19,25 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfvol/bpfvol/internal/bpftest"
+	"github.com/bpfvol/bpfvol/internal/host"
+	"github.com/bpfvol/bpfvol/internal/privilege"
 )
 
 // reportEnv makes a process that a test starts from its own binary print a report instead of running tests.
 const reportEnv = "BPFVOL_DOCTOR_REPORT"
 
+// dropped is the value of reportEnv for a report of who has given up what the daemon gives up.
+const dropped = "dropped"
+
 func TestMain(m *testing.M) {
-	if os.Getenv(reportEnv) != "" {
-		if err := json.NewEncoder(os.Stdout).Encode(Run(context.Background())); err != nil {
+	if env := os.Getenv(reportEnv); env != "" {
+		if env == dropped {
+			if err := privilege.Drop(false); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+		}
+		if err := json.NewEncoder(os.Stdout).Encode(Run(context.Background(), "")); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -38,9 +49,13 @@ func TestMain(m *testing.M) {
 func TestRunLeavesNothing(t *testing.T) {
 	bpftest.Root(t)
 	bpftest.NothingLeft(t, "/sys/fs/bpf")
-	Run(t.Context())
+	Run(t.Context(), "")
 	if at, err := findCgroup2(); err == nil {
-		if left, _ := filepath.Glob(filepath.Join(at, "bpfvol-doctor-*")); left != nil {
+		own, err := ownCgroup()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left, _ := filepath.Glob(filepath.Join(at, own, "bpfvol-doctor-*")); left != nil {
 			t.Errorf("cgroups left: %q", left)
 		}
 	}
@@ -48,7 +63,7 @@ func TestRunLeavesNothing(t *testing.T) {
 
 func TestRunIsQuick(t *testing.T) {
 	start := time.Now()
-	Run(t.Context())
+	Run(t.Context(), "")
 	if took := time.Since(start); took > 3*time.Second {
 		t.Errorf("Run took %v, want less than 3 s", took)
 	}
@@ -57,8 +72,13 @@ func TestRunIsQuick(t *testing.T) {
 // report runs this package's Run in a process with other privileges.
 func report(t *testing.T, attr *syscall.SysProcAttr) map[string]Check {
 	t.Helper()
+	return reportAs(t, "1", attr)
+}
+
+func reportAs(t *testing.T, who string, attr *syscall.SysProcAttr) map[string]Check {
+	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), reportEnv+"=1")
+	cmd.Env = append(os.Environ(), reportEnv+"="+who)
 	cmd.SysProcAttr = attr
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -126,7 +146,7 @@ func TestRunReportsWithoutPrivileges(t *testing.T) {
 		})
 	}
 	nobody := report(t, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}})
-	if want := "uid 65534 has no CAP_SYS_ADMIN, CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_CHOWN"; nobody["process"].Reason != want {
+	if want := "uid 65534 has no CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_SYSLOG, CAP_CHOWN"; nobody["process"].Reason != want {
 		t.Errorf("process: reason %q, want %q", nobody["process"].Reason, want)
 	}
 	if got, want := nobody["xdp"].Reason, "make a network namespace: operation not permitted: this process has no CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_BPF"; got != want {
@@ -134,11 +154,37 @@ func TestRunReportsWithoutPrivileges(t *testing.T) {
 	}
 }
 
+// What the daemon keeps of root's capabilities is enough for every hook of this kernel.
+func TestNeededCapabilitiesAreEnough(t *testing.T) {
+	bpftest.Root(t)
+	less := reportAs(t, dropped, nil)
+	for name, all := range report(t, nil) {
+		// The daemon asks for no token and makes no cgroup: the one takes CAP_BPF, the other CAP_DAC_OVERRIDE in the root cgroup.
+		if own, err := ownCgroup(); name == "token" || name == "cgroup" && (own == "." || err != nil) {
+			continue
+		}
+		if got := less[name]; all.OK && !got.OK {
+			t.Errorf("%s works for root; with what the daemon keeps: %s", name, got.Reason)
+		}
+	}
+}
+
+func TestPlaceSaysWhetherTheNodeIsReached(t *testing.T) {
+	node := fmt.Sprintf("/proc/%d", bpftest.Process(t, syscall.CLONE_NEWNS))
+	place := func(node string) Check { return byName(Run(t.Context(), host.Process(node)))["place"] }
+	if got, want := place(node), "the mount and network namespace of "+node+"; this process is in others"; !got.OK || got.Detail != want {
+		t.Errorf("got %+v, want %q", got, want)
+	}
+	if got, want := place("/proc/0"), "host process: open /proc/0/ns/net: no such file or directory"; got.OK || !strings.Contains(got.Reason, want) {
+		t.Errorf("got %+v, want %q", got, want)
+	}
+}
+
 func TestRunEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	start := time.Now()
-	for _, c := range Run(ctx) {
+	for _, c := range Run(ctx, "") {
 		if want := "not tried: context canceled"; c.OK || c.Reason != want {
 			t.Errorf("%s: reason %q, want %q", c.Name, c.Reason, want)
 		}

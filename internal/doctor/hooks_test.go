@@ -11,7 +11,7 @@ import (
 // Every hook that a policy can name has a check, and the answer is that of the whole report.
 func TestEveryHookHasACheck(t *testing.T) {
 	all := map[string]Check{}
-	for _, c := range Run(t.Context()) {
+	for _, c := range Run(t.Context(), "") {
 		all[c.Name] = c
 	}
 	checks := RunHooks(t.Context(), volume.Kinds)

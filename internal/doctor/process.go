@@ -12,10 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfvol/bpfvol/internal/hook"
+	"github.com/bpfvol/bpfvol/internal/host"
+	"github.com/bpfvol/bpfvol/internal/privilege"
 )
 
 // process is what the kernel goes by when it decides what this process may do.
 type process struct {
+	host            host.Process
 	caps            uint64 // effective
 	seccomp         bool   // a filter is on
 	inUserNamespace bool
@@ -79,10 +82,11 @@ type capability uint
 var capabilityNames = map[capability]string{
 	unix.CAP_SYS_ADMIN: "CAP_SYS_ADMIN", unix.CAP_BPF: "CAP_BPF", unix.CAP_PERFMON: "CAP_PERFMON",
 	unix.CAP_NET_ADMIN: "CAP_NET_ADMIN", unix.CAP_CHOWN: "CAP_CHOWN",
+	unix.CAP_SYS_PTRACE: "CAP_SYS_PTRACE", unix.CAP_SYS_CHROOT: "CAP_SYS_CHROOT",
 }
 
-// needed are what publishing takes: mounts, programs, tracing, network hooks and files of the pod's group.
-var needed = []capability{unix.CAP_SYS_ADMIN, unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_NET_ADMIN, unix.CAP_CHOWN}
+// hostCapabilities are what entering the node's namespaces takes.
+var hostCapabilities = []capability{unix.CAP_SYS_ADMIN, unix.CAP_SYS_PTRACE, unix.CAP_SYS_CHROOT}
 
 // lacks returns those of wanted that the process has not.
 func (p process) lacks(wanted []capability) []capability {
@@ -114,10 +118,11 @@ func (p process) identity() (string, error) {
 	if p.seccomp {
 		who += ", under a seccomp filter"
 	}
-	if lacks := p.lacks(needed); len(lacks) > 0 {
-		return "", &problem{who + " has no " + names(lacks), "run as root, in a pod privileged, or with these capabilities"}
+	inContainer := p.host != ""
+	if lacks := privilege.Missing(inContainer); len(lacks) > 0 {
+		return "", &problem{who + " has no " + privilege.Names(lacks), "run as root, or in a pod with these capabilities"}
 	}
-	return who + ", with " + names(needed), nil
+	return who + ", with " + privilege.Names(privilege.Needed(inContainer)), nil
 }
 
 func kernelRelease() (string, error) {

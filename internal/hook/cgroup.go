@@ -165,7 +165,7 @@ func siblings(root *os.File, path string) []string {
 
 // cgroupMounts lists where cgroup2 is mounted, mounts of the whole hierarchy first (proc_pid_mountinfo(5)).
 func cgroupMounts() ([]string, error) {
-	text, err := os.ReadFile("/proc/self/mountinfo")
+	text, err := os.ReadFile("/proc/thread-self/mountinfo")
 	if err != nil {
 		return nil, err
 	}

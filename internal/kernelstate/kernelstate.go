@@ -105,6 +105,17 @@ func (s Snapshot) Since(before Snapshot) []string {
 	return lines
 }
 
+// Names lists what s holds without ids, in order, one line each, as in `program "count" (XDP)`. Two snapshots with the same
+// names hold the same, but for objects that were replaced by their like.
+func (s Snapshot) Names() []string {
+	lines := make([]string, 0, len(s.objects))
+	for o, words := range s.objects {
+		lines = append(lines, strings.Join(strings.Fields(fmt.Sprint(o.kind, " ", o.path, " ", words)), " "))
+	}
+	slices.Sort(lines)
+	return lines
+}
+
 func (s Snapshot) addLinks() error {
 	it := new(link.Iterator)
 	defer it.Close()

@@ -77,6 +77,34 @@ func TestSinceNamesWhatWasMade(t *testing.T) {
 	}
 }
 
+func TestNamesAreTheSameForTheLike(t *testing.T) {
+	bpftest.Root(t)
+	names := func(maps ...string) []string {
+		for _, name := range maps {
+			m, err := ebpf.NewMap(&ebpf.MapSpec{Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer m.Close()
+		}
+		s, err := kernelstate.Take()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Names()
+	}
+	one := names("like")
+	if again := names("like"); !slices.Equal(one, again) {
+		t.Errorf("with another map of the same name: %q, want %q", again, one)
+	}
+	if want := `map "like" (Array)`; !slices.Contains(one, want) {
+		t.Errorf("no line %q in %q", want, one)
+	}
+	if two := names("like", "like"); len(two) != len(one)+1 {
+		t.Errorf("with two of them: %q, want a line more than %q", two, one)
+	}
+}
+
 func TestLeftoversWaitsForWhatTheCollectorFrees(t *testing.T) {
 	bpftest.Root(t)
 	before, err := kernelstate.Take()

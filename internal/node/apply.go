@@ -22,14 +22,9 @@ import (
 	"github.com/bpfvol/bpfvol/loader"
 )
 
-// apply makes the effects, in this order: record, programs and maps with their pins, attachments, mount, record.
-// On an error the caller tears down.
+// apply makes the effects that follow the record, in this order: programs and maps with their pins, attachments, mount,
+// record. On an error the caller tears down.
 func (e *Engine) apply(ctx context.Context, name string, v *decided, rec *Record) error {
-	if err := e.records.write(rec); err != nil {
-		return err
-	}
-	e.reached(StageRecorded)
-
 	coll, err := loader.Load(ctx, v.object, loader.Options{Types: e.types})
 	if err != nil {
 		return err
@@ -40,7 +35,8 @@ func (e *Engine) apply(ctx context.Context, name string, v *decided, rec *Record
 	}
 	e.reached(StageLoaded)
 
-	content, err := v.content(coll, rec)
+	target := &rec.Targets[0]
+	content, err := v.content(coll, rec, target)
 	if err != nil {
 		return err
 	}
@@ -74,15 +70,20 @@ func (e *Engine) apply(ctx context.Context, name string, v *decided, rec *Record
 		return err
 	}
 	e.reached(StageAttached)
-	if err := tree.Mount(rec.Target); err != nil {
+	return e.show(tree, rec, target)
+}
+
+// show mounts what was built for a target, and says so in the record.
+func (e *Engine) show(tree *podfs.Tree, rec *Record, target *Target) (err error) {
+	if err := tree.Mount(target.Path); err != nil {
 		return err
 	}
 	e.reached(StageMounted)
 
-	if rec.Files, err = podfs.Stats(rec.Target); err != nil {
+	if target.Files, err = podfs.Stats(target.Path); err != nil {
 		return err
 	}
-	rec.State = statePublished
+	rec.State, target.State = statePublished, statePublished
 	if err := e.records.write(rec); err != nil {
 		return err
 	}
@@ -156,7 +157,7 @@ func (e *Engine) linkPin(name string, i, j int, program string) string {
 }
 
 // content is what the target will show.
-func (v *decided) content(coll *loader.Collection, rec *Record) (podfs.Content, error) {
+func (v *decided) content(coll *loader.Collection, rec *Record, target *Target) (podfs.Content, error) {
 	types, err := v.object.TypesBTF()
 	if err != nil {
 		return podfs.Content{}, err
@@ -164,16 +165,21 @@ func (v *decided) content(coll *loader.Collection, rec *Record) (podfs.Content, 
 	c := podfs.Content{
 		Volume: podfs.Volume{
 			Image:    podfs.Image{Reference: rec.Image, Digest: rec.Digest.String()},
-			Signer:   rec.Signer,
+			Signer:   target.Signer,
 			Programs: rec.Programs,
 		},
-		Types: types,
-		Group: rec.Group,
+		Types:   types,
+		Group:   target.Group,
+		Context: target.Context,
 	}
 	for _, m := range v.object.Maps() {
-		if m.Shown {
-			c.Maps = append(c.Maps, podfs.Map{Name: m.Name, Map: coll.Maps[m.Name], Key: m.Key, Value: m.Value, Access: m.Access})
+		if !m.Shown {
+			continue
 		}
+		if target.ReadOnly {
+			m.Access = volume.ReadOnly
+		}
+		c.Maps = append(c.Maps, podfs.Map{Name: m.Name, Map: coll.Maps[m.Name], Key: m.Key, Value: m.Value, Access: m.Access})
 	}
 	slices.SortFunc(c.Maps, func(a, b podfs.Map) int { return strings.Compare(a.Name, b.Name) })
 	return c, nil

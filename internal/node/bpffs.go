@@ -9,11 +9,26 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
 // systemBPFFS is where systemd and every BPF tool expect the machine's bpffs.
 const systemBPFFS = "/sys/fs/bpf"
+
+// ensurePins makes the directories of pins. It is quick where they are there, and each publish calls it: somebody may have
+// unmounted the bpffs, and what is new must not wait for a restart.
+func ensurePins(dir string) error {
+	if err := ensureBPFFS(dir); err != nil {
+		return err
+	}
+	for _, sub := range []string{"volumes", "points"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
+			return fmt.Errorf("pins: %w", err)
+		}
+	}
+	return nil
+}
 
 // ensureBPFFS makes dir a directory on a bpffs. Where there is no bpffs yet, one is mounted: at /sys/fs/bpf for a
 // directory below it, as systemd would have done, else at dir itself. It stays mounted: pins live in it.
@@ -55,4 +70,15 @@ func onBPFFS(dir string) (bool, error) {
 		}
 		dir = filepath.Dir(dir)
 	}
+}
+
+// tryBPF makes a map and lets it go. Package ebpf keeps for the life of the process what it finds out at its first call, also
+// that it had no memory or descriptor for that: a daemon would then load nothing more. Better to end at once, and be started
+// again.
+func tryBPF() error {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "bpfvol_try", Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	if err != nil {
+		return fmt.Errorf("BPF: %w; needs root and a kernel with CONFIG_BPF_SYSCALL", err)
+	}
+	return m.Close()
 }

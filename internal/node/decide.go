@@ -5,9 +5,12 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/bpfvol/bpfvol/dispatcher"
 	"github.com/bpfvol/bpfvol/internal/image"
@@ -30,20 +33,30 @@ type decided struct {
 type member struct {
 	program string
 	hook    volume.Hook
+	at      dispatcher.Point  // of hooks of interfaces
 	point   *dispatcher.Point // nil where the kernel itself shares the hook
 }
 
-// resolver finds the points of a hook: dispatcher.Resolve, but for dry runs.
-type resolver func(context.Context, volume.Hook) ([]dispatcher.Point, error)
+// basis is what a decision is about where the request does not say it all.
+type basis struct {
+	// points finds where an attachment is.
+	points func(context.Context, volume.Attach) ([]dispatcher.Point, error)
+	// digest and object are what is judged, whatever the reference names by now. Empty: what it resolves to.
+	digest, object digest.Digest
+}
 
-func pointsHere(_ context.Context, h volume.Hook) ([]dispatcher.Point, error) {
-	return dispatcher.Resolve(h)
+func (e *Engine) pointsHere(_ context.Context, a volume.Attach) (points []dispatcher.Point, err error) {
+	err = e.opts.Host.Do(func() (err error) {
+		points, err = dispatcher.Resolve(a.Hook)
+		return err
+	})
+	return points, err
 }
 
 // decide carries req through the stages that have no effect. The first result is nil unless the second one is Admitted.
-func (e *Engine) decide(ctx context.Context, req Request, spec volume.Spec, resolve resolver) (*decided, Decision) {
+func (e *Engine) decide(ctx context.Context, req Request, spec volume.Spec, on basis) (*decided, Decision) {
 	d := Decision{Pod: req.Pod, Subject: req.Subject}
-	v, err := e.stages(ctx, req, spec, resolve, &d)
+	v, err := e.stages(ctx, req, spec, on, &d)
 	if err != nil {
 		var denied *verify.DeniedError
 		if errors.As(err, &denied) {
@@ -57,7 +70,7 @@ func (e *Engine) decide(ctx context.Context, req Request, spec volume.Spec, reso
 }
 
 // stages fills in what of d is known before the end.
-func (e *Engine) stages(ctx context.Context, req Request, spec volume.Spec, resolve resolver, d *Decision) (*decided, error) {
+func (e *Engine) stages(ctx context.Context, req Request, spec volume.Spec, on basis, d *Decision) (*decided, error) {
 	ref, err := image.ParseReference(spec.Image)
 	if err != nil {
 		return nil, err
@@ -68,6 +81,9 @@ func (e *Engine) stages(ctx context.Context, req Request, spec volume.Spec, reso
 		return nil, err
 	}
 	e.reached(StageAuthorized)
+	if on.digest != "" {
+		ref.Digest = on.digest
+	}
 	root, err := e.opts.Images.Resolve(ctx, ref, image.PullOptions{Policy: spec.PullPolicy, Keyring: req.Keyring})
 	if err != nil {
 		return nil, err
@@ -84,13 +100,16 @@ func (e *Engine) stages(ctx context.Context, req Request, spec volume.Spec, reso
 	if err != nil {
 		return nil, err
 	}
+	if on.object != "" && code.Object().Digest != on.object {
+		return nil, fmt.Errorf("volume: %w: it runs another object of its image; unpublish it first", ErrConflict)
+	}
 	e.reached(StageOpened)
 	object, err := loader.Parse(code, spec)
 	if err != nil {
 		verify.Trace(ctx, verify.Step{Stage: "object", Text: err.Error()})
 		return nil, err
 	}
-	members, facts, err := place(ctx, object, resolve)
+	members, facts, err := place(ctx, object, on)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +123,7 @@ func (e *Engine) stages(ctx context.Context, req Request, spec volume.Spec, reso
 
 // place finds the points of every attachment, and the facts that a policy judges: with the interfaces as they are
 // on this node, not as they were asked for.
-func place(ctx context.Context, object *loader.Object, resolve resolver) ([]member, verify.Facts, error) {
+func place(ctx context.Context, object *loader.Object, on basis) ([]member, verify.Facts, error) {
 	var members []member
 	facts := object.Facts()
 	facts.Attach = nil
@@ -115,13 +134,13 @@ func place(ctx context.Context, object *loader.Object, resolve resolver) ([]memb
 			facts.Attach = append(facts.Attach, a)
 			continue
 		}
-		points, err := resolve(ctx, a.Hook)
+		points, err := on.points(ctx, a)
 		if err != nil {
 			return nil, facts, err
 		}
 		var names []string
 		for _, p := range points {
-			m := member{program: a.Program, hook: onInterfaces(a.Hook, []string{p.Interface}), point: &p}
+			m := member{program: a.Program, hook: onInterfaces(a.Hook, []string{p.Interface}), at: p, point: &p}
 			if a.Hook.Kind() == volume.KindNetkit {
 				m.point = nil
 			}
@@ -159,20 +178,29 @@ func (v *decided) record(req Request) *Record {
 	return &Record{
 		Schema:     recordSchema,
 		VolumeID:   req.VolumeID,
+		Persistent: req.Subject.Persistent,
 		State:      statePublishing,
-		Target:     req.Target,
 		Attributes: req.Attributes,
-		Group:      req.Group,
-		ReadOnly:   req.ReadOnly,
-		Pod:        req.Pod,
 		Created:    time.Now().UTC(),
+		Targets:    []Target{v.target(req)},
 		Image:      v.root.Reference.String(),
 		Digest:     v.root.Digest,
 		Object:     v.code.Object().Digest,
-		Policy:     v.grant.Policy.Name,
-		Authority:  v.grant.Signer.Authority,
-		Signer:     v.grant.Signer.String(),
 		Programs:   v.programs(),
+	}
+}
+
+func (v *decided) target(req Request) Target {
+	return Target{
+		Path:      req.Target,
+		Pod:       req.Pod,
+		Group:     req.Group,
+		Context:   req.Context,
+		ReadOnly:  req.ReadOnly,
+		Policy:    v.grant.Policy.Name,
+		Authority: v.grant.Signer.Authority,
+		Signer:    v.grant.Signer.String(),
+		State:     statePublishing,
 	}
 }
 

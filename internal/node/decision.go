@@ -77,15 +77,15 @@ func (e *Engine) DryRun(ctx context.Context, req Request) Decision {
 	if err != nil {
 		return Decision{Pod: req.Pod, Subject: req.Subject, Err: err}
 	}
-	_, d := e.decide(ctx, req, spec, pointsOrNames)
+	_, d := e.decide(ctx, req, spec, basis{points: pointsOrNames})
 	return d
 }
 
 // pointsOrNames is dispatcher.Resolve for a machine that need not be the node.
-func pointsOrNames(ctx context.Context, h volume.Hook) ([]dispatcher.Point, error) {
+func pointsOrNames(ctx context.Context, a volume.Attach) ([]dispatcher.Point, error) {
 	var all []dispatcher.Point
-	for _, name := range volume.Interfaces(h) {
-		points, err := dispatcher.Resolve(onInterfaces(h, []string{name}))
+	for _, name := range volume.Interfaces(a.Hook) {
+		points, err := dispatcher.Resolve(onInterfaces(a.Hook, []string{name}))
 		if err != nil {
 			verify.Trace(ctx, verify.Step{Stage: "interface", Text: err.Error() + "; judged by its name"})
 			points = []dispatcher.Point{{Interface: name}}

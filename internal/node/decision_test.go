@@ -102,7 +102,7 @@ func TestEachDecisionIsToldOnce(t *testing.T) {
 		}
 	}
 	volumes, err := f.List()
-	if err != nil || len(volumes) != 1 || volumes[0].Authority != "key[0]" || volumes[0].Policy != "acme" {
+	if err != nil || len(volumes) != 1 || volumes[0].Targets[0].Authority != "key[0]" || volumes[0].Targets[0].Policy != "acme" {
 		t.Errorf("record: %+v, %v", volumes, err)
 	}
 	if err := f.Unpublish(f.ctx, good.VolumeID, good.Target); err != nil {

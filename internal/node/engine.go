@@ -32,6 +32,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/bpfvol/bpfvol/dispatcher"
+	"github.com/bpfvol/bpfvol/internal/host"
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/libxdp"
 	"github.com/bpfvol/bpfvol/internal/volume"
@@ -46,6 +47,8 @@ var (
 	ErrConflict = errors.New("already published with other arguments")
 	// ErrTeardown means that something could not be taken away. The record is kept, so Unpublish can try again.
 	ErrTeardown = errors.New("could not take everything away")
+	// ErrNewer means that a newer version of bpfvol wrote the volume's record. Everything is left as it is.
+	ErrNewer = errors.New("written by a newer version of bpfvol")
 	// ErrUnknownVolume means that there is no such volume, or not at that target.
 	ErrUnknownVolume = errors.New("no such volume")
 )
@@ -81,6 +84,10 @@ type Options struct {
 	// TargetRoot is the directory that targets must lie below; empty: anywhere.
 	TargetRoot string
 
+	// Host is where targets, interfaces, binaries and cgroups are; empty: where this process is. StateDir and BPFFSDir must be
+	// the same directories here and there.
+	Host host.Process
+
 	Images   *image.Store
 	Policies verify.Policies
 
@@ -115,8 +122,12 @@ type Request struct {
 	Attributes map[string]string
 	Subject    verify.Subject
 	Pod        Pod
-	// Group owns the mounted files; nil: everyone may read them.
-	Group    *int
+	// Group is whose the mounted files are; nil: everyone's.
+	Group *int
+	// Context is the SELinux context of the mounted files; "": one that every container may use.
+	Context string
+	// ReadOnly takes from the pod what it may write of a PersistentVolume. A volume of its own that asks for maps to write
+	// cannot be read-only.
 	ReadOnly bool
 	Keyring  image.Keyring
 }
@@ -142,12 +153,15 @@ func Open(opts Options) (*Engine, error) {
 			return nil, fmt.Errorf("state directory: %w", err)
 		}
 	}
-	if err := ensureBPFFS(opts.BPFFSDir); err != nil {
+	if err := opts.Host.Do(func() error { return ensurePins(opts.BPFFSDir) }); err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{"volumes", "points"} {
-		if err := os.MkdirAll(filepath.Join(opts.BPFFSDir, dir), 0o700); err != nil {
-			return nil, fmt.Errorf("pins: %w", err)
+	if err := tryBPF(); err != nil {
+		return nil, err
+	}
+	for flag, dir := range map[string]string{"state-dir": opts.StateDir, "bpffs-dir": opts.BPFFSDir} {
+		if err := sharedWithHost(opts.Host, dir); err != nil {
+			return nil, fmt.Errorf("--%s: %w", flag, err)
 		}
 	}
 	return Look(opts), nil
@@ -159,7 +173,7 @@ func Look(opts Options) *Engine {
 	types := btf.NewCache()
 	return &Engine{
 		opts:    opts,
-		points:  dispatcher.New(filepath.Join(opts.BPFFSDir, "points"), dispatcher.Options{Types: types, MemberStats: opts.MemberStats, LibXDP: opts.LibXDP}),
+		points:  dispatcher.New(filepath.Join(opts.BPFFSDir, "points"), dispatcher.Options{Types: types, MemberStats: opts.MemberStats, LibXDP: opts.LibXDP, Host: opts.Host}),
 		records: records{dir: filepath.Join(opts.StateDir, "volumes")},
 		locks:   locks{dir: filepath.Join(opts.StateDir, "locks")},
 		types:   types,
@@ -181,8 +195,9 @@ func (e *Engine) Stats(_ context.Context, id, target string) (pins int, err erro
 	if err != nil {
 		return 0, err
 	}
-	if rec.Target != target || rec.State != statePublished {
+	t := rec.Target(target)
+	if t == nil || t.State != statePublished {
 		return 0, fmt.Errorf("%w at this path", ErrUnknownVolume)
 	}
-	return rec.Files, nil
+	return t.Files, nil
 }

@@ -64,7 +64,7 @@ func newFixture(t testing.TB) *fixture {
 		BPFFSDir:   filepath.Join(bpftest.BPFFS(t), "bpfvol"),
 		TargetRoot: f.pods,
 		Images:     imagetest.Store(t, f.registry.Host),
-		Policies:   f.policy(t, public, "hooks: ["+strings.Join(kinds(), ", ")+"], maxMapBytes: 1Pi"),
+		Policies:   f.policy(t, public, "hooks: ["+strings.Join(kinds(), ", ")+"], maxMapBytes: 1Pi, writableMaps: [flows, hits]"),
 	}
 	tmpfs(t, f.opts.StateDir)
 	f.restart(t)

@@ -13,28 +13,79 @@ import (
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
-// Health says whether a volume does what it was published for. What is wrong does not mend itself: the volume has to be
-// unpublished and published again, as when its pod is deleted and created.
+// Health says whether a volume does what it was published for. What is wrong is mended by a Reconciler, where that is
+// possible; else the volume has to be unpublished and published again, as when its pod is deleted and created.
 type Health struct {
 	Healthy bool `json:"healthy"`
 	// Problems are what is wrong, in words that stay the same as long as it does. Empty if the volume is healthy.
-	Problems []string `json:"problems,omitempty"`
+	Problems []Problem `json:"problems,omitempty"`
 }
+
+// Problem is one thing that is wrong.
+type Problem struct {
+	Reason Reason
+	Text   string
+}
+
+// MarshalText is the text alone.
+func (p Problem) MarshalText() ([]byte, error) { return []byte(p.Text), nil }
+
+// Reason is of which kind a problem is, for machines.
+type Reason string
+
+const (
+	RecordUnreadable Reason = "RecordUnreadable" // nobody knows what the volume was asked to be
+	Unpublished      Reason = "Unpublished"      // not yet, or not any more as a whole
+	PinsGone         Reason = "PinsGone"         // somebody unmounted the bpffs: nothing runs
+	NotMounted       Reason = "NotMounted"       // a target does not show the volume
+	LinkSevered      Reason = "LinkSevered"      // a program was detached
+	InterfaceGone    Reason = "InterfaceGone"    // or its network namespace, or what else a program was attached to
+	InterfaceMoved   Reason = "InterfaceMoved"   // to another network namespace
+	PointDrifted     Reason = "PointDrifted"     // an interface runs other programs than those that it should
+	ForeignProgram   Reason = "ForeignProgram"   // somebody else's program took the place
+	Unknown          Reason = "Unknown"          // it cannot be looked at
+)
 
 // String is "ok", or what is wrong.
 func (h Health) String() string {
 	if h.Healthy {
 		return "ok"
 	}
-	return strings.Join(h.Problems, "; ")
+	var texts []string
+	for _, p := range h.Problems {
+		texts = append(texts, p.Text)
+	}
+	return strings.Join(texts, "; ")
 }
 
-// Health looks at a volume: does its target show it, and does each of its programs run where it was attached? Kernel and
-// pins are asked, not the record. ErrUnknownVolume if there is no such volume.
-func (e *Engine) Health(_ context.Context, id string) (Health, error) {
+// Health looks at a volume: does its target show it, or each of them for the target "", and does each of its programs run
+// where it was attached? Kernel and pins are asked, not the record. ErrUnknownVolume if there is no such volume, or not there.
+func (e *Engine) Health(_ context.Context, id, target string) (h Health, err error) {
+	err = e.opts.Host.Do(func() (err error) {
+		h, err = e.health(id, target)
+		return err
+	})
+	return h, err
+}
+
+func (e *Engine) health(id, target string) (Health, error) {
 	v, err := e.volume(volume.FileName(id))
 	if err != nil {
 		return Health{}, err
+	}
+	if target != "" && v.State != stateUnreadable {
+		t := v.Target(target)
+		if t == nil {
+			return Health{}, fmt.Errorf("%w at this path", ErrUnknownVolume)
+		}
+		whole, err := t.whole()
+		if err != nil {
+			return Health{}, err
+		}
+		v.Targets, v.unmounted = []Target{*t}, 0
+		if !whole && t.State == statePublished {
+			v.unmounted = 1
+		}
 	}
 	points, unread := e.points.Status()
 	return e.examine(v, points, unread), nil
@@ -42,25 +93,29 @@ func (e *Engine) Health(_ context.Context, id string) (Health, error) {
 
 // examine finds what is wrong with a volume, given the points that could be read and why others could not.
 func (e *Engine) examine(v Volume, points []dispatcher.PointStatus, unread error) Health {
-	var problems []string
+	var problems []Problem
 	switch {
 	case v.State == stateUnreadable:
-		problems = []string{"its record cannot be read"}
+		problems = []Problem{{RecordUnreadable, v.unread.Error()}}
 	case v.State == statePublishing:
-		problems = []string{"it is being published, or a crash cut that short"}
+		problems = []Problem{{Unpublished, "it is being published, or a crash cut that short"}}
 	case !e.pinned(v.name):
-		problems = []string{"its pins are gone"}
+		problems = []Problem{{PinsGone, "its pins are gone"}}
 	default:
 		problems = e.stopped(v, points, unread)
 	}
-	if v.State == statePublished && !v.Mounted {
-		problems = append(problems, "it is not mounted at its target")
+	switch {
+	case v.unmounted == 0:
+	case len(v.Targets) == 1:
+		problems = append(problems, Problem{NotMounted, "it is not mounted at its target"})
+	default:
+		problems = append(problems, Problem{NotMounted, fmt.Sprintf("it is not mounted at %d of its %d targets", v.unmounted, len(v.Targets))})
 	}
 	return Health{Healthy: len(problems) == 0, Problems: problems}
 }
 
 // stopped says which programs of a volume do not run.
-func (e *Engine) stopped(v Volume, points []dispatcher.PointStatus, unread error) (problems []string) {
+func (e *Engine) stopped(v Volume, points []dispatcher.PointStatus, unread error) (problems []Problem) {
 	missing := slices.Clone(v.Programs)
 	take := func(match func(podfs.Program) bool) bool {
 		i := slices.IndexFunc(missing, match)
@@ -71,12 +126,12 @@ func (e *Engine) stopped(v Volume, points []dispatcher.PointStatus, unread error
 	}
 	links, err := e.ownLinks(v.name, v.Record)
 	if err != nil {
-		problems = append(problems, err.Error())
+		problems = append(problems, Problem{Unknown, err.Error()})
 	}
 	for _, l := range links {
 		take(func(p podfs.Program) bool { return p == l.program })
 		if l.gone != "" {
-			problems = append(problems, fmt.Sprintf("%s: program %.64q does not run: %s", l.program.Point, l.program.Name, l.gone))
+			problems = append(problems, Problem{InterfaceGone, fmt.Sprintf("%s: program %.64q does not run: %s", l.program.Point, l.program.Name, l.gone)})
 		}
 	}
 	// An interface may have had another name when the record was written.
@@ -91,11 +146,12 @@ func (e *Engine) stopped(v Volume, points []dispatcher.PointStatus, unread error
 				renamed = append(renamed, at)
 			}
 			where, wrong := e.look(s)
-			if wrong == "" && m.Way == "" {
-				wrong = fmt.Sprintf("program %.64q does not run: its point runs without it", m.Program)
+			if wrong == (Problem{}) && m.Way == "" {
+				wrong = Problem{PointDrifted, fmt.Sprintf("program %.64q does not run: its point runs without it", m.Program)}
 			}
-			if wrong != "" {
-				problems = append(problems, pointAt(s.Point, where)+": "+wrong)
+			if wrong != (Problem{}) {
+				wrong.Text = pointAt(s.Point, where) + ": " + wrong.Text
+				problems = append(problems, wrong)
 			}
 		}
 	}
@@ -103,10 +159,10 @@ func (e *Engine) stopped(v Volume, points []dispatcher.PointStatus, unread error
 		take(at)
 	}
 	if len(missing) > 0 && unread != nil {
-		return append(problems, unread.Error())
+		return append(problems, Problem{Unknown, unread.Error()})
 	}
 	for _, p := range missing {
-		problems = append(problems, fmt.Sprintf("%s: program %.64q does not run: nothing of it is attached there", p.Point, p.Name))
+		problems = append(problems, Problem{LinkSevered, fmt.Sprintf("%s: program %.64q does not run: nothing of it is attached there", p.Point, p.Name)})
 	}
 	return slices.Compact(problems) // two of its programs at one point have one problem
 }

@@ -26,7 +26,7 @@ func TestHealthSaysWhatIsWrong(t *testing.T) {
 	const xdp, onTrace = "{program: count, xdp: veth0}", "{program: on_exec, tracepoint: syscalls/sys_enter_execve}"
 	for name, c := range map[string]struct {
 		spoil func(t *testing.T, f *fixture, req Request)
-		want  []string
+		want  []Problem
 	}{
 		"nothing": {func(*testing.T, *fixture, Request) {}, nil},
 		"somebody detached a program": {func(t *testing.T, f *fixture, _ Request) {
@@ -38,23 +38,23 @@ func TestHealthSaysWhatIsWrong(t *testing.T) {
 			if err := l.Detach(); err != nil {
 				t.Fatal(err)
 			}
-		}, []string{"xdp veth0: nothing runs: somebody detached it"}},
+		}, []Problem{{LinkSevered, "xdp veth0: nothing runs: somebody detached it"}}},
 		"the link of a point is gone": {func(t *testing.T, f *fixture, _ Request) {
 			remove(t, firstPin(t, f, "points/*/link"))
-		}, []string{"xdp veth0: nothing runs: somebody detached it"}},
+		}, []Problem{{LinkSevered, "xdp veth0: nothing runs: somebody detached it"}}},
 		"a member is gone": {func(t *testing.T, f *fixture, req Request) {
 			if err := f.points.Detach(t.Context(), volume.FileName(req.VolumeID)); err != nil {
 				t.Fatal(err)
 			}
-		}, []string{`xdp veth0: program "count" does not run: nothing of it is attached there`}},
+		}, []Problem{{LinkSevered, `xdp veth0: program "count" does not run: nothing of it is attached there`}}},
 		"a link is gone": {func(t *testing.T, f *fixture, _ Request) {
 			remove(t, firstPin(t, f, "volumes/*/links/*"))
-		}, []string{`tracepoint syscalls/sys_enter_execve: program "on_exec" does not run: nothing of it is attached there`}},
+		}, []Problem{{LinkSevered, `tracepoint syscalls/sys_enter_execve: program "on_exec" does not run: nothing of it is attached there`}}},
 		"the target is unmounted": {func(t *testing.T, _ *fixture, req Request) {
 			if err := unix.Unmount(req.Target, unix.MNT_DETACH); err != nil {
 				t.Fatal(err)
 			}
-		}, []string{"it is not mounted at its target"}},
+		}, []Problem{{NotMounted, "it is not mounted at its target"}}},
 		"a publish was cut short": {func(t *testing.T, f *fixture, req Request) {
 			rec, err := f.records.read(volume.FileName(req.VolumeID))
 			if err != nil {
@@ -64,12 +64,12 @@ func TestHealthSaysWhatIsWrong(t *testing.T) {
 			if err := f.records.write(rec); err != nil {
 				t.Fatal(err)
 			}
-		}, []string{"it is being published, or a crash cut that short"}},
+		}, []Problem{{Unpublished, "it is being published, or a crash cut that short"}}},
 		"the record cannot be read": {func(t *testing.T, f *fixture, req Request) {
 			if err := os.WriteFile(f.records.path(volume.FileName(req.VolumeID)), []byte("{"), 0o600); err != nil {
 				t.Fatal(err)
 			}
-		}, []string{"its record cannot be read"}},
+		}, []Problem{{RecordUnreadable, "record: cannot be read: it is no JSON; delete the pod to take the volume away"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -81,7 +81,7 @@ func TestHealthSaysWhatIsWrong(t *testing.T) {
 			c.spoil(t, f, req)
 			want := Health{Healthy: c.want == nil, Problems: c.want}
 			in(t, ns, func() error {
-				got, err := f.Health(t.Context(), req.VolumeID)
+				got, err := f.Health(t.Context(), req.VolumeID, "")
 				if err != nil {
 					return err
 				}
@@ -90,7 +90,7 @@ func TestHealthSaysWhatIsWrong(t *testing.T) {
 				}
 				return nil
 			})
-			if got, err := f.Health(t.Context(), other.VolumeID); err != nil || !got.Healthy {
+			if got, err := f.Health(t.Context(), other.VolumeID, ""); err != nil || !got.Healthy {
 				t.Errorf("health of another volume is %v, %v", got, err)
 			}
 		})
@@ -132,9 +132,9 @@ func TestInterfaceThatMovedIsAProblem(t *testing.T) {
 		defer there.Close()
 		return netlink.LinkSetNsFd(l, int(there.Fd()))
 	})
-	want := Health{Problems: []string{"xdp lan0: the interface moved to another network namespace, and what runs there with it"}}
+	want := Health{Problems: []Problem{{InterfaceMoved, "xdp lan0: the interface moved to another network namespace, and what runs there with it"}}}
 	in(t, ns, func() error {
-		got, err := f.Health(t.Context(), req.VolumeID)
+		got, err := f.Health(t.Context(), req.VolumeID, "")
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("health (-want +got):\n%s", diff)
 		}
@@ -159,9 +159,9 @@ func TestOneDeadInterfaceOfTwo(t *testing.T) {
 		}
 		return nil
 	})
-	want := Health{Problems: []string{"xdp lan0: nothing runs: the interface is gone"}}
+	want := Health{Problems: []Problem{{InterfaceGone, "xdp lan0: nothing runs: the interface is gone"}}}
 	in(t, ns, func() error {
-		got, err := f.Health(t.Context(), req.VolumeID)
+		got, err := f.Health(t.Context(), req.VolumeID, "")
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("health (-want +got):\n%s", diff)
 		}
@@ -170,7 +170,7 @@ func TestOneDeadInterfaceOfTwo(t *testing.T) {
 }
 
 func TestHealthOfUnknownVolume(t *testing.T) {
-	if _, err := newFixture(t).Health(t.Context(), "csi-1"); !errors.Is(err, ErrUnknownVolume) {
+	if _, err := newFixture(t).Health(t.Context(), "csi-1", ""); !errors.Is(err, ErrUnknownVolume) {
 		t.Errorf("error is %v, want %v", err, ErrUnknownVolume)
 	}
 }

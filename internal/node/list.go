@@ -15,10 +15,12 @@ import (
 // Volume is one volume as List shows it: its record, and how it is.
 type Volume struct {
 	Record
-	Mounted bool   `json:"mounted"` // the target shows it
+	Mounted bool   `json:"mounted"` // each target shows it
 	Health  Health `json:"health"`
 
-	name string // of its record and pins
+	name      string // of its record and pins
+	unmounted int    // targets that are published and do not show it
+	unread    error  // why the record cannot be read
 }
 
 // Count returns how many volumes have a record. Unlike List it looks at no volume.
@@ -28,16 +30,18 @@ func (e *Engine) Count() (int, error) {
 }
 
 // List returns every volume with a record, by id.
-func (e *Engine) List() ([]Volume, error) {
-	volumes, err := e.volumes()
-	if err != nil {
-		return nil, err
-	}
-	points, unread := e.points.Status()
-	for i := range volumes {
-		volumes[i].Health = e.examine(volumes[i], points, unread)
-	}
-	return volumes, nil
+func (e *Engine) List() (volumes []Volume, err error) {
+	err = e.opts.Host.Do(func() error {
+		if volumes, err = e.volumes(); err != nil {
+			return err
+		}
+		points, unread := e.points.Status()
+		for i := range volumes {
+			volumes[i].Health = e.examine(volumes[i], points, unread)
+		}
+		return nil
+	})
+	return volumes, err
 }
 
 // Images returns the digests of the images that volumes with a record were made from.
@@ -80,8 +84,20 @@ func (e *Engine) volume(name string) (Volume, error) {
 	if errors.Is(err, ErrUnknownVolume) {
 		return Volume{}, err
 	} else if err != nil {
-		return Volume{Record: Record{VolumeID: name, State: stateUnreadable}, name: name}, nil
+		return Volume{Record: Record{VolumeID: name, State: stateUnreadable}, name: name, unread: err}, nil
 	}
-	mounted, err := podfs.Mounted(rec.Target)
-	return Volume{Record: *rec, Mounted: mounted, name: name}, err
+	v := Volume{Record: *rec, Mounted: true, name: name}
+	for _, t := range rec.Targets {
+		mounted, err := podfs.Mounted(t.Path)
+		if err != nil {
+			return Volume{}, err
+		}
+		if !mounted {
+			v.Mounted = false
+		}
+		if !mounted && t.State == statePublished {
+			v.unmounted++
+		}
+	}
+	return v, nil
 }

@@ -3,10 +3,12 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,6 +40,24 @@ func (l locks) try(name string) (unlock func(), err error) {
 			}, nil
 		}
 		f.Close()
+	}
+}
+
+// within is try for somebody whose turn comes soon: it tries again until a time is over. It asks again and again because
+// a wait inside flock(2) cannot be given up.
+func (l locks) within(ctx context.Context, patience time.Duration, name string) (unlock func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		unlock, err := l.try(name)
+		if !errors.Is(err, ErrBusy) {
+			return unlock, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
 }
 

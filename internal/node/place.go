@@ -4,6 +4,7 @@ package node
 
 import (
 	"cmp"
+	"fmt"
 
 	"github.com/bpfvol/bpfvol/dispatcher"
 )
@@ -25,8 +26,8 @@ type NetNS struct {
 	Cookie uint64 `json:"cookie"`         // SO_NETNS_COOKIE, which no other has until the next reboot
 }
 
-// look finds out where a shared point is now, and what is wrong with it; "" if nothing is.
-func (e *Engine) look(s dispatcher.PointStatus) (Interface, string) {
+// look finds out where a shared point is now, and what is wrong with it; zero if nothing is.
+func (e *Engine) look(s dispatcher.PointStatus) (Interface, Problem) {
 	i := Interface{Name: s.Interface, Index: s.IfIndex}
 	place, found, err := e.points.Locate(s.Point)
 	if !found || place.NetNS != "" {
@@ -34,20 +35,22 @@ func (e *Engine) look(s dispatcher.PointStatus) (Interface, string) {
 	}
 	switch {
 	case s.Moved:
-		return i, "the interface moved to another network namespace, and what runs there with it"
+		return i, Problem{InterfaceMoved, "the interface moved to another network namespace, and what runs there with it"}
 	case !s.Severed:
 		if place.Interface != "" && place.Interface != s.Interface {
 			i.Name, i.AttachedAs = place.Interface, s.Interface
 		}
-		return i, ""
+		return i, Problem{}
 	case err != nil:
-		return i, "nothing runs: " + err.Error()
+		return i, Problem{Unknown, "nothing runs: " + err.Error()}
+	case s.Foreign.ID != 0:
+		return i, Problem{ForeignProgram, fmt.Sprintf("nothing runs: program %.32q (id %d), which is not bpfvol's, took the place", s.Foreign.Name, s.Foreign.ID)}
 	case !found:
-		return i, "nothing runs: no process is left in its network namespace"
+		return i, Problem{InterfaceGone, "nothing runs: no process is left in its network namespace"}
 	case place.Interface == s.Interface:
-		return i, "nothing runs: somebody detached it"
+		return i, Problem{LinkSevered, "nothing runs: somebody detached it"}
 	}
-	return i, "nothing runs: the interface is gone" // another one may have its index
+	return i, Problem{InterfaceGone, "nothing runs: the interface is gone"} // another one may have its index
 }
 
 // pointAt is a point in words, with the name that its interface has now.

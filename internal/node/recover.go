@@ -10,15 +10,17 @@ import (
 	"slices"
 
 	"k8s.io/klog/v2"
-
-	"github.com/bpfvol/bpfvol/internal/podfs"
 )
 
 // Recover takes away what a crash left half-done: a record without its mount, pins without a record, members without
-// a record. Volumes that are whole keep running and are not touched. One that cannot be taken away is logged and left to
-// its next call: it must not keep every other volume of the node from being published. Call it once before the first
-// Publish.
+// a record. Volumes that are whole keep running and are not touched, nor are those of which the record cannot be read. One
+// that cannot be taken away is logged and left to its next call: it must not keep every other volume of the node from being
+// published. Call it once before the first Publish.
 func (e *Engine) Recover(ctx context.Context) error {
+	return e.opts.Host.Do(func() error { return e.recover(ctx) })
+}
+
+func (e *Engine) recover(ctx context.Context) error {
 	names, err := e.suspects(ctx)
 	if err != nil {
 		return err
@@ -41,29 +43,39 @@ func (e *Engine) recoverVolume(ctx context.Context, name string) error {
 	}
 	defer unlock()
 	rec, err := e.records.read(name)
-	target := ""
-	if rec != nil {
-		target = rec.Target
-		if rec.State == statePublished {
-			mounted, err := podfs.Mounted(target)
-			if mounted && !e.pinned(name) {
-				klog.FromContext(ctx).Error(nil, "the pins of a volume are gone, so its programs do not run; delete its pod",
-					"volume", name, "pod", klog.KRef(rec.Pod.Namespace, rec.Pod.Name))
-			}
-			if err != nil || mounted {
-				return err
-			}
-		}
-	} else if errors.Is(err, errNewer) {
+	switch {
+	case err == nil && rec.runs():
+		return e.recoverTargets(ctx, name, rec)
+	case err != nil && !errors.Is(err, ErrUnknownVolume):
 		klog.FromContext(ctx).Error(err, "volume left as it is", "volume", name) // its pod may be using it
 		return nil
-	} else if !errors.Is(err, ErrUnknownVolume) {
-		klog.FromContext(ctx).Error(err, "record unreadable, taking the volume away")
 	}
-	if err := e.teardown(ctx, name, target); err != nil {
+	if err := e.teardown(ctx, name, rec.paths()); err != nil {
 		return err
 	}
-	klog.FromContext(ctx).Info("half-published volume taken away", "volume", name, "target", target)
+	klog.FromContext(ctx).Info("half-published volume taken away", "volume", name, "targets", rec.paths())
+	return nil
+}
+
+// recoverTargets takes away the targets that are not whole, and with the last one the volume.
+func (e *Engine) recoverTargets(ctx context.Context, name string, rec *Record) error {
+	log := klog.FromContext(ctx).WithValues("volume", name)
+	for _, t := range slices.Clone(rec.Targets) {
+		whole, err := t.whole()
+		if err != nil {
+			return err
+		}
+		if whole {
+			if !e.pinned(name) {
+				log.Error(nil, "the pins of a volume are gone, so its programs do not run; delete its pod", "pod", klog.KRef(t.Pod.Namespace, t.Pod.Name))
+			}
+			continue
+		}
+		if err := e.take(ctx, name, rec, t.Path); err != nil {
+			return err
+		}
+		log.Info("half-published target taken away", "target", t.Path)
+	}
 	return nil
 }
 

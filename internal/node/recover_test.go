@@ -55,23 +55,28 @@ func TestVictim(t *testing.T) {
 	t.Fatal("survived: ", engine.Publish(t.Context(), v.Request))
 }
 
+// dies publishes in a process that dies when it has reached a stage.
+func (f *fixture) dies(t *testing.T, stage Stage, req Request) {
+	t.Helper()
+	told, err := json.Marshal(victim{stage, req, f.opts.StateDir, f.opts.BPFFSDir, f.opts.TargetRoot, f.registry.Host})
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command(os.Args[0], "-test.run=^TestVictim$")
+	child.Env = append(os.Environ(), victimVariable+"="+string(told), "TMPDIR="+t.TempDir()) // who is killed cleans up nothing
+	out, _ := child.CombinedOutput()
+	if status, ok := child.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
+		t.Fatalf("the child ended by itself: %v: %s", child.ProcessState, out)
+	}
+}
+
 func TestKilledAfterEachStage(t *testing.T) {
 	f := newFixture(t)
 	image := f.signed(t, "hooks", hooks())
 	for _, stage := range Stages {
 		t.Run(string(stage), func(t *testing.T) {
 			req := f.request(t, image, onGetpgid)
-			told, err := json.Marshal(victim{stage, req, f.opts.StateDir, f.opts.BPFFSDir, f.opts.TargetRoot, f.registry.Host})
-			if err != nil {
-				t.Fatal(err)
-			}
-			child := exec.Command(os.Args[0], "-test.run=^TestVictim$")
-			child.Env = append(os.Environ(), victimVariable+"="+string(told), "TMPDIR="+t.TempDir()) // who is killed cleans up nothing
-			out, _ := child.CombinedOutput()
-			if status, ok := child.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
-				t.Fatalf("the child ended by itself: %v: %s", child.ProcessState, out)
-			}
-
+			f.dies(t, stage, req)
 			f.restart(t)
 			if stage == StagePublished {
 				// Whole: it runs on, undisturbed by the restart.
@@ -109,29 +114,6 @@ func TestRetryAfterKillNeedsNoRecovery(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantCounted(t, req.Target, 1)
-}
-
-func TestUnreadableRecordIsTakenAway(t *testing.T) {
-	f := newFixture(t)
-	for what, text := range map[string]string{
-		"truncated": `{"schema":1,"volu`,
-		"empty":     "",
-		"newer":     `{"schema":99}`,
-		"foreign":   `{"schema":1,"volumeID":"somebody-else"}`,
-	} {
-		t.Run(what, func(t *testing.T) {
-			req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)
-			f.publish(t, req)
-			path := f.records.path(volume.FileName(req.VolumeID))
-			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			if err := f.Unpublish(f.ctx, req.VolumeID, req.Target); err != nil {
-				t.Fatal(err)
-			}
-			f.wantNothing(t, req)
-		})
-	}
 }
 
 // The mount went away under us: node reboot of the mount table, or an admin's umount.
@@ -208,21 +190,4 @@ func TestRecoverGoesOnPastAPointThatItCannotRead(t *testing.T) {
 	})
 	f.restart(t)
 	f.publish(t, f.request(t, f.signed(t, "hooks", hooks()), onGetpgid))
-}
-
-// An admin goes back to this version. Its pods still use what the newer one published.
-func TestRecoverLeavesVolumesOfANewerVersion(t *testing.T) {
-	f := newFixture(t)
-	req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)
-	f.publish(t, req)
-	path := f.records.path(volume.FileName(req.VolumeID))
-	if err := os.WriteFile(path, []byte(`{"schema":2,"volumeID":["an","other","type"]}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f.restart(t)
-	wantCounted(t, req.Target, 1)
-	if err := f.Unpublish(f.ctx, req.VolumeID, req.Target); err != nil {
-		t.Fatal(err)
-	}
-	f.wantNothing(t, req)
 }

@@ -50,7 +50,7 @@ type MemberStatus struct {
 	Priority  *int             `json:"priority,omitempty"`
 	ProceedOn []volume.Verdict `json:"proceedOn,omitempty"`
 	VolumeID  string           `json:"volumeID"`
-	Pod       Pod              `json:"pod,omitzero"`
+	Pods      []Pod            `json:"pods,omitempty"`
 	Image     string           `json:"image"`  // as the volume names it
 	Digest    digest.Digest    `json:"digest"` // what that was
 	// ProgramID is the member's own program, loaded alone. What packets meet is that of the point.
@@ -70,7 +70,15 @@ type MemberStatus struct {
 
 // Status returns every point at which a volume's program runs, read from the kernel: interfaces first, by name, those of
 // other network namespaces last, then the hooks that have none. What cannot be read is an error, and hides nothing else.
-func (e *Engine) Status() ([]PointStatus, error) {
+func (e *Engine) Status() (points []PointStatus, err error) {
+	err = e.opts.Host.Do(func() (err error) {
+		points, err = e.status()
+		return err
+	})
+	return points, err
+}
+
+func (e *Engine) status() ([]PointStatus, error) {
 	volumes, err := e.volumes()
 	if err != nil {
 		return nil, err
@@ -114,7 +122,7 @@ func (e *Engine) sharedPoint(s dispatcher.PointStatus, records map[string]Record
 	i, wrong := e.look(s)
 	p := PointStatus{
 		Point: pointAt(s.Point, i), Hook: string(s.Kind), Direction: s.Direction, Interface: i,
-		Mode: cmp.Or(string(s.Mode), s.Carrier), LinkID: uint32(s.Link), Problem: wrong, Severed: s.Severed,
+		Mode: cmp.Or(string(s.Mode), s.Carrier), LinkID: uint32(s.Link), Problem: wrong.Text, Severed: s.Severed,
 	}
 	if s.Program.ID != 0 && !s.Severed {
 		p.Program = LoadedProgram{ID: uint32(s.Program.ID), Name: s.Program.Name}
@@ -197,7 +205,7 @@ func readLink(dir, pin string, rec Record) (ownLink, error) {
 }
 
 func owned(rec Record, program string) MemberStatus {
-	return MemberStatus{Program: program, VolumeID: rec.VolumeID, Pod: rec.Pod, Image: rec.Image, Digest: rec.Digest}
+	return MemberStatus{Program: program, VolumeID: rec.VolumeID, Pods: rec.pods(), Image: rec.Image, Digest: rec.Digest}
 }
 
 // runs is how often a program ran; zero where the kernel does not count.

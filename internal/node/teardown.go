@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/cilium/ebpf/link"
@@ -18,8 +19,13 @@ import (
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
-// Unpublish takes the volume away. It is idempotent: a volume that is not there is no error.
+// Unpublish takes a target away, and with the last one all of the volume. It is idempotent: a volume that is not there, or
+// is not at this target, is no error.
 func (e *Engine) Unpublish(ctx context.Context, id, target string) error {
+	return e.opts.Host.Do(func() error { return e.unpublish(ctx, id, target) })
+}
+
+func (e *Engine) unpublish(ctx context.Context, id, target string) error {
 	name := volume.FileName(id)
 	unlock, err := e.locks.try(name)
 	if err != nil {
@@ -28,6 +34,7 @@ func (e *Engine) Unpublish(ctx context.Context, id, target string) error {
 	defer unlock()
 
 	rec, err := e.records.read(name)
+	gone := func() error { return e.teardown(ctx, name, []string{target}) }
 	switch {
 	case errors.Is(err, ErrUnknownVolume):
 		// The record is gone after a reboot; a directory may still stand at the target.
@@ -36,25 +43,49 @@ func (e *Engine) Unpublish(ctx context.Context, id, target string) error {
 		}
 	case err != nil:
 		klog.FromContext(ctx).Error(err, "record unreadable, taking the volume away all the same")
-	case target != "" && rec.Target != target:
+	case rec.Target(target) == nil:
 		return nil // published elsewhere: nothing of this volume is at target
 	default:
-		target = rec.Target
+		gone = func() error { return e.take(ctx, name, rec, target) }
 	}
-	if err := e.teardown(ctx, name, target); err != nil {
+	if err := gone(); err != nil {
 		return fmt.Errorf("%w: %w", ErrTeardown, err)
 	}
 	if rec != nil {
-		klog.FromContext(ctx).Info("volume unpublished")
+		klog.FromContext(ctx).Info("volume unpublished", "targets", len(rec.Targets))
+	}
+	return nil
+}
+
+// take takes one target away. The last that is whole takes all of the volume with it: nobody uses what a crash left of others.
+// rec then says what stands. The caller holds the volume's lock.
+func (e *Engine) take(ctx context.Context, name string, rec *Record, path string) error {
+	rest := slices.DeleteFunc(slices.Clone(rec.Targets), func(t Target) bool { return t.Path == path })
+	if !slices.ContainsFunc(rest, func(t Target) bool { return t.State == statePublished }) {
+		if err := e.teardown(ctx, name, rec.paths()); err != nil {
+			return err
+		}
+		rec.Targets = nil
+		return nil
+	}
+	if err := podfs.Unmount(path); err != nil {
+		return err
+	}
+	// Last, so that whoever is interrupted, or fails here, is found by the record.
+	was := rec.Targets
+	rec.Targets = rest
+	if err := e.records.write(rec); err != nil {
+		rec.Targets = was
+		return err
 	}
 	return nil
 }
 
 // teardown removes whatever exists of a volume, in the reverse order of apply, the record last. It goes on past
 // errors, so that one stuck mount does not keep a program running. The caller holds the volume's lock.
-func (e *Engine) teardown(ctx context.Context, name, target string) error {
+func (e *Engine) teardown(ctx context.Context, name string, targets []string) error {
 	var errs []error
-	if target != "" {
+	for _, target := range targets {
 		errs = append(errs, podfs.Unmount(target))
 	}
 	errs = append(errs, e.points.Detach(ctx, name), pinsError(unpin(e.pins(name))))

@@ -16,6 +16,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
 // childEnv makes the test binary somebody else: a reader, or a daemon that is killed.
@@ -51,6 +53,7 @@ func as(t testing.TB, u user, what string, args ...string) string {
 }
 
 func child(what string, args []string) int {
+	awaitVolume()
 	switch what {
 	case "read":
 		read(args[0])
@@ -64,6 +67,19 @@ func child(what string, args []string) int {
 		write(args[0])
 	case "mount":
 		mountAndDie(args[0], args[1])
+	case "update":
+		update(args[0])
+	case "consume":
+		consume(args[0])
+	case "rearrange":
+		rearrange(args[0])
+	case "litter":
+		fmt.Print(errno(litter(args[0])))
+	case "container":
+		if err := runContainer(args[0], args[1], args[2], args[3]); err != nil {
+			fmt.Println(err)
+			return 1
+		}
 	}
 	return 0
 }
@@ -131,7 +147,7 @@ func write(dir string) {
 func mountAndDie(target, at string) {
 	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "data", Type: ebpf.Hash, KeySize: 4, ValueSize: 16, MaxEntries: 1})
 	if err == nil {
-		err = mountContent(context.Background(), target, Content{Maps: []Map{{Name: "flows", Map: m}}}, Options{step: func(step string) {
+		err = mountContent(context.Background(), target, Content{Maps: []Map{{Name: "flows", Map: m, Access: volume.ReadWrite}}}, Options{step: func(step string) {
 			if step == at {
 				unix.Kill(os.Getpid(), unix.SIGKILL)
 				select {}

@@ -3,7 +3,6 @@
 package podfs
 
 import (
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -24,8 +23,15 @@ type Content struct {
 	Maps  []Map
 	// Iterators are those of the programs whose hook is iter.
 	Iterators []Iterator
-	// Group may read, and nobody else. Nil: everybody may.
+	// Group may use the volume, and nobody else. Nil: everybody may.
 	Group *int
+	// Context is the SELinux context of all files. "": where there is SELinux, one that every container may use.
+	Context string
+}
+
+// writable tells whether the volume has a map that the pod may write.
+func (c *Content) writable() bool {
+	return slices.ContainsFunc(c.Maps, func(m Map) bool { return m.Access == volume.ReadWrite })
 }
 
 // Map is a map of the volume. It stays the caller's.
@@ -51,13 +57,18 @@ type Volume struct {
 	Maps     []Shown   `json:"maps"`
 }
 
-// dirs are the directories that the volume has.
+// dirs are the directories of the volume that nobody can write in.
 func (v *Volume) dirs() []string {
 	dirs := []string{dirMaps, dirJSON}
 	if slices.ContainsFunc(v.Programs, func(p Program) bool { return p.Hook == string(volume.KindIter) }) {
 		dirs = append(dirs, dirIter)
 	}
 	return dirs
+}
+
+// writable tells whether the volume has the directory rw, too.
+func (v *Volume) writable() bool {
+	return slices.ContainsFunc(v.Maps, func(m Shown) bool { return m.Access == volume.ReadWrite })
 }
 
 // Image is the bytecode image that the programs came from.
@@ -88,9 +99,6 @@ type Shown struct {
 
 const version = 1
 
-// ErrWritable is for maps with access rw.
-var ErrWritable = errors.New("not supported yet by this version")
-
 // fileName is what bpffs takes as a name, within the length of an ELF symbol that anybody writes.
 var fileName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]{0,127}$`)
 
@@ -102,8 +110,6 @@ func (c *Content) check() error {
 			return fmt.Errorf("map %.140q: not a file name on bpffs; letters, digits, _ and - are", m.Name)
 		case seen[m.Name]:
 			return fmt.Errorf("map %q: shown twice", m.Name)
-		case m.Access == volume.ReadWrite:
-			return fmt.Errorf("map %q: access rw: %w; show it read-only", m.Name, ErrWritable)
 		}
 		seen[m.Name] = true
 	}
@@ -115,15 +121,23 @@ func (c *Content) check() error {
 	return nil
 }
 
-// owner is who may read.
+// owner is whose files are, and what may be done with them.
 type owner struct {
 	gid       int
 	dir, file uint32 // modes
 }
 
+// everybody's are the pins, with a group, too. The way to them is through the tmpfs, which is the group's. On a bpffs
+// nothing can be: it cannot be idmapped, so with hostUsers: false no process of the pod has a group that it knows.
+var (
+	everybody = owner{dir: 0o755, file: 0o444}
+	writers   = owner{dir: 0o755, file: 0o666}
+)
+
+// owner is whose the tmpfs is.
 func (c *Content) owner() owner {
 	if c.Group == nil {
-		return owner{dir: 0o755, file: 0o444}
+		return everybody
 	}
 	return owner{gid: *c.Group, dir: 0o750, file: 0o440}
 }

@@ -3,6 +3,7 @@
 package podfs
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -18,13 +19,13 @@ import (
 // newPins makes a bpffs with the volume's directories. Only those are attached: kernels with
 // CONFIG_BPF_PRELOAD put iterators over all maps and programs of the machine into the root, which are none of the pod's
 // business, and let nobody remove them.
-func newPins(dirs []string, o owner) (*superblock, error) {
-	s, err := newSuperblock("bpf", o, nil)
+func newPins(l label, dirs ...string) (*superblock, error) {
+	s, err := newSuperblock("bpf", everybody, l, nil)
 	if err != nil {
 		return nil, err
 	}
 	for _, dir := range dirs {
-		if err := s.mkdir(dir, o); err != nil {
+		if err := s.mkdir(dir, everybody); err != nil {
 			s.root.Close()
 			return nil, err
 		}
@@ -33,7 +34,7 @@ func newPins(dirs []string, o owner) (*superblock, error) {
 }
 
 // pinLink pins a program's iterator.
-func pinLink(it Iterator, s *superblock, o owner) error {
+func pinLink(it Iterator, s *superblock) error {
 	info, err := it.Link.Info()
 	if err != nil {
 		return fmt.Errorf("iterator %q: %w", it.Name, err)
@@ -44,32 +45,27 @@ func pinLink(it Iterator, s *superblock, o owner) error {
 		return fmt.Errorf("iterator %q: %w", it.Name, err)
 	}
 	defer clone.Close()
-	if err := pin(clone, dirIter+"/"+it.Name, s, o); err != nil {
+	if err := pin(clone, dirIter+"/"+it.Name, s, everybody); err != nil {
 		return fmt.Errorf("iterator %q: %w", it.Name, err)
 	}
 	return nil
 }
 
 // pinMap pins a map and, where its type allows, an iterator that prints it.
-func pinMap(m Map, s *superblock, o owner, types *btf.Cache) (Shown, error) {
+func pinMap(m Map, s *superblock, types *btf.Cache) (Shown, error) {
 	shown := Shown{
 		Name:       m.Name,
 		Type:       mapjson.TypeName(m.Map.Type()),
 		Key:        typeName(m.Key, m.Map.KeySize()),
 		Value:      typeName(m.Value, m.Map.ValueSize()),
 		MaxEntries: m.Map.MaxEntries(),
-		Access:     volume.ReadOnly,
+		Access:     cmp.Or(m.Access, volume.ReadOnly),
 	}
-	// A clone does not know the caller's pin. Pin would move that one.
-	clone, err := m.Map.Clone()
-	if err != nil {
+	if err := pinAs(m, dirMaps, s, everybody); err != nil {
 		return Shown{}, err
 	}
-	defer clone.Close()
-	if err := pin(clone, dirMaps+"/"+m.Name, s, o); err != nil {
-		return Shown{}, fmt.Errorf("map %q: %w", m.Name, err)
-	}
-	shown.JSONReason, err = pinIterator(m, s, o, types)
+	var err error
+	shown.JSONReason, err = pinIterator(m, s, types)
 	if err != nil {
 		return Shown{}, fmt.Errorf("map %q: json: %w", m.Name, err)
 	}
@@ -77,8 +73,22 @@ func pinMap(m Map, s *superblock, o owner, types *btf.Cache) (Shown, error) {
 	return shown, nil
 }
 
+// pinAs pins a map in a directory.
+func pinAs(m Map, dir string, s *superblock, o owner) error {
+	// A clone does not know the caller's pin. Pin would move that one.
+	clone, err := m.Map.Clone()
+	if err != nil {
+		return fmt.Errorf("map %q: %w", m.Name, err)
+	}
+	defer clone.Close()
+	if err := pin(clone, dir+"/"+m.Name, s, o); err != nil {
+		return fmt.Errorf("map %q: %w", m.Name, err)
+	}
+	return nil
+}
+
 // pinIterator pins an iterator that prints the map, or returns the reason why there is none. A volume is good without it.
-func pinIterator(m Map, s *superblock, o owner, types *btf.Cache) (reason string, err error) {
+func pinIterator(m Map, s *superblock, types *btf.Cache) (reason string, err error) {
 	spec, err := mapjson.Iterator(mapjson.MapSpec{
 		Name:      m.Name,
 		Type:      m.Map.Type(),
@@ -101,7 +111,7 @@ func pinIterator(m Map, s *superblock, o owner, types *btf.Cache) (reason string
 		return "", err
 	}
 	defer it.Close()
-	return "", pin(it, dirJSON+"/"+m.Name, s, o)
+	return "", pin(it, dirJSON+"/"+m.Name, s, everybody)
 }
 
 func attachIterator(spec *ebpf.CollectionSpec, m *ebpf.Map, types *btf.Cache) (*link.Iter, error) {

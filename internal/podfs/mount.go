@@ -33,6 +33,8 @@ const (
 	dirMaps    = "maps"
 	dirJSON    = "json"
 	dirIter    = "iter"
+	// dirWritable has the maps with access rw, and is not there without any.
+	dirWritable = "rw"
 )
 
 // Tree is a volume that nobody sees yet. It goes with Close unless it has been mounted.
@@ -40,7 +42,8 @@ type Tree struct {
 	opts Options
 	top  *superblock // volume.json, types.btf, and where to attach the pins
 	pins *superblock
-	dirs []string
+	dirs []string    // of pins
+	rw   *superblock // nil without a map to write
 }
 
 // Build makes the volume's file systems, with pins and iterators, and makes them read-only. The caller must Close it.
@@ -66,7 +69,7 @@ func Build(ctx context.Context, c Content, opts Options) (_ *Tree, err error) {
 
 // Close gives up the descriptors, and with them what is not mounted.
 func (t *Tree) Close() {
-	for _, s := range []*superblock{t.top, t.pins} {
+	for _, s := range []*superblock{t.top, t.pins, t.rw} {
 		if s != nil {
 			s.root.Close()
 		}
@@ -126,13 +129,16 @@ func makeTarget(parent *os.File, target string) (_ *os.File, created bool, err e
 }
 
 func (t *Tree) fill(ctx context.Context, c Content) (err error) {
-	o := c.owner()
+	l, err := labelOf(c.Context)
+	if err != nil {
+		return err
+	}
 	t.dirs = c.Volume.dirs()
-	if t.pins, err = newPins(t.dirs, o); err != nil {
+	if t.pins, err = newPins(l, t.dirs...); err != nil {
 		return err
 	}
 	for _, it := range c.Iterators {
-		if err := pinLink(it, t.pins, o); err != nil {
+		if err := pinLink(it, t.pins); err != nil {
 			return err
 		}
 	}
@@ -144,17 +150,24 @@ func (t *Tree) fill(ctx context.Context, c Content) (err error) {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		shown, err := pinMap(m, t.pins, o, t.opts.Types)
+		shown, err := pinMap(m, t.pins, t.opts.Types)
 		if err != nil {
 			return err
 		}
 		v.Maps = append(v.Maps, shown)
 	}
+	dirs := t.dirs
+	if c.writable() {
+		if t.rw, err = newWritable(l, c.Maps); err != nil {
+			return err
+		}
+		dirs = append(dirs, dirWritable)
+	}
 	text, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return fmt.Errorf("%s: %w", fileVolume, err)
 	}
-	if t.top, err = newTop(append(text, '\n'), c.Types, t.dirs, o); err != nil {
+	if t.top, err = newTop(append(text, '\n'), c.Types, dirs, c.owner(), l); err != nil {
 		return err
 	}
 	for _, s := range []*superblock{t.pins, t.top} {
@@ -166,10 +179,10 @@ func (t *Tree) fill(ctx context.Context, c Content) (err error) {
 }
 
 // newTop makes the tmpfs, as large as its files.
-func newTop(text, types []byte, dirs []string, o owner) (_ *superblock, err error) {
+func newTop(text, types []byte, dirs []string, o owner, l label) (_ *superblock, err error) {
 	const page, inodes = 4096, 16
 	pages := len(text)/page + len(types)/page + inodes
-	s, err := newSuperblock("tmpfs", o, map[string]string{
+	s, err := newSuperblock("tmpfs", o, l, map[string]string{
 		"source":    source,
 		"size":      strconv.Itoa(pages * page),
 		"nr_inodes": strconv.Itoa(inodes),
@@ -203,27 +216,41 @@ func (t *Tree) attach(dir *os.File) (err error) {
 			err = errors.Join(err, t.top.detach())
 		}
 	}()
+	step("clone pins")
+	if err := t.attachParts(t.pins, t.dirs...); err != nil {
+		return err
+	}
+	if t.rw != nil {
+		step("clone rw")
+		if err := t.attachParts(t.rw, dirWritable); err != nil {
+			return err
+		}
+	}
+	step("done")
+	return nil
+}
+
+// attachParts puts directories of a file system on those of the same names at the top.
+func (t *Tree) attachParts(s *superblock, names ...string) error {
 	var dirs []*os.File
 	defer func() { closeAll(dirs) }()
-	for _, name := range t.dirs {
+	for _, name := range names {
 		fd, err := unix.Openat(t.top.fd(), name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return fmt.Errorf("open %s: %w", name, err)
 		}
 		dirs = append(dirs, os.NewFile(uintptr(fd), name))
 	}
-	step("clone pins")
-	parts, err := t.pins.parts(int(dirs[0].Fd()), t.dirs...)
+	parts, err := s.parts(int(dirs[0].Fd()), names...)
 	if err != nil {
 		return err
 	}
 	defer closeAll(parts)
 	for i, part := range parts {
-		step("attach " + part.Name())
+		t.opts.step("attach " + part.Name())
 		if err := move(int(part.Fd()), int(dirs[i].Fd())); err != nil {
 			return fmt.Errorf("attach %s: %w", part.Name(), err)
 		}
 	}
-	step("done")
 	return nil
 }

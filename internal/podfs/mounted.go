@@ -34,6 +34,9 @@ func Mounted(target string) (bool, error) {
 			return false, err
 		}
 	}
+	if v.writable() {
+		return isReadOnly(f, dirWritable, unix.BPF_FS_MAGIC)
+	}
 	return true, nil
 }
 
@@ -47,7 +50,7 @@ func Read(target string) (Volume, error) {
 	return readVolume(f)
 }
 
-// Stats counts the pins of a volume: its maps, their JSON files and its iterators.
+// Stats counts the pins of a volume: its maps, also as those that can be written, their JSON files and its iterators.
 func Stats(target string) (pins int, err error) {
 	f, err := open(target)
 	if err != nil {
@@ -58,7 +61,11 @@ func Stats(target string) (pins int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	for _, name := range v.dirs() {
+	dirs := v.dirs()
+	if v.writable() {
+		dirs = append(dirs, dirWritable)
+	}
+	for _, name := range dirs {
 		fd, err := unix.Openat(int(f.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return 0, fmt.Errorf("%s: %w", name, err)

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfvol/bpfvol/internal/bpftest"
-	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
 func TestVolumeSaysWhatItIs(t *testing.T) {
@@ -61,17 +60,19 @@ func TestVolumeSaysWhatItIs(t *testing.T) {
 	}
 }
 
+// The target has no flag that the runtime would want to take away, which in a pod with a user namespace (hostUsers: false)
+// nobody can: runc then starts no container.
 func TestMountFlags(t *testing.T) {
 	bpftest.NothingLeft(t)
 	dir := mounted(t, content(t))
-	for _, name := range []string{"", "/maps", "/json"} {
+	const locked = unix.ST_NOSUID | unix.ST_NODEV | unix.ST_NOEXEC
+	for name, want := range map[string]int64{"": unix.ST_RDONLY, "/maps": unix.ST_RDONLY | locked, "/json": unix.ST_RDONLY | locked} {
 		var st unix.Statfs_t
 		if err := unix.Statfs(dir+name, &st); err != nil {
 			t.Fatal(err)
 		}
-		const want = unix.ST_RDONLY | unix.ST_NOSUID | unix.ST_NODEV | unix.ST_NOEXEC
-		if st.Flags&want != want {
-			t.Errorf("%q: flags %#x lack some of %#x", name, st.Flags, want)
+		if got := st.Flags & (unix.ST_RDONLY | locked); got != want {
+			t.Errorf("%q: flags %#x, want %#x", name, got, want)
 		}
 	}
 }
@@ -137,12 +138,17 @@ func TestGroup(t *testing.T) {
 		if err := unix.Lstat(path, &st); err != nil {
 			return err
 		}
-		want := uint32(0o440)
-		if e.IsDir() {
+		gid, want := uint32(2000), uint32(0o440)
+		switch {
+		case path == dir:
 			want = 0o750
+		case e.IsDir():
+			gid, want = 0, 0o755
+		case filepath.Dir(path) != dir:
+			gid, want = 0, 0o444
 		}
-		if st.Uid != 0 || st.Gid != 2000 || st.Mode&0o7777 != want {
-			t.Errorf("%s: %d:%d %o, want 0:2000 %o", path, st.Uid, st.Gid, st.Mode&0o7777, want)
+		if st.Uid != 0 || st.Gid != gid || st.Mode&0o7777 != want {
+			t.Errorf("%s: %d:%d %o, want 0:%d %o", path, st.Uid, st.Gid, st.Mode&0o7777, gid, want)
 		}
 		return nil
 	})
@@ -187,7 +193,7 @@ func TestUnmountIsIdempotent(t *testing.T) {
 
 func TestKilledWhileMounting(t *testing.T) {
 	bpftest.Root(t)
-	for _, step := range []string{"attach top", "clone pins", "attach maps", "attach json", "done"} {
+	for _, step := range []string{"attach top", "clone pins", "attach maps", "attach json", "clone rw", "attach rw", "done"} {
 		t.Run(step, func(t *testing.T) {
 			bpftest.NothingLeft(t)
 			dir := target(t)
@@ -320,6 +326,30 @@ func TestParentIsSwapped(t *testing.T) {
 	unmount(t, base+"/moved/mount")
 }
 
+// TestParentIsSwappedAfterTheCheck has somebody do the same between Check and Mount: what was checked is no promise.
+func TestParentIsSwappedAfterTheCheck(t *testing.T) {
+	bpftest.NothingLeft(t)
+	base := filepath.Dir(target(t))
+	for _, dir := range []string{"/pod", "/outside/mount"} {
+		if err := os.MkdirAll(base+dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Check(base+"/pod/mount", base); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Rename(base+"/pod", base+"/moved"), os.Symlink(base+"/outside", base+"/pod")); err != nil {
+		t.Fatal(err)
+	}
+	before := files(t, base)
+	if err := mountContent(t.Context(), base+"/pod/mount", content(t), Options{Types: types, Root: base}); !errors.Is(err, ErrTarget) {
+		t.Errorf("Mount: %v, want ErrTarget", err)
+	}
+	if diff := cmp.Diff(before, files(t, base)); diff != "" {
+		t.Errorf("files (-before +after):\n%s", diff)
+	}
+}
+
 func TestNoTypesNoFile(t *testing.T) {
 	bpftest.NothingLeft(t)
 	c := content(t)
@@ -397,7 +427,6 @@ func TestMountFails(t *testing.T) {
 		maps []Map
 		want error
 	}{
-		"writable":  {t.Context(), []Map{{Name: "a", Map: c.Maps[0].Map, Access: volume.ReadWrite}}, ErrWritable},
 		"dot":       {t.Context(), []Map{{Name: ".rodata", Map: c.Maps[0].Map}}, nil},
 		"slash":     {t.Context(), []Map{{Name: "../x", Map: c.Maps[0].Map}}, nil},
 		"twice":     {t.Context(), []Map{{Name: "a", Map: c.Maps[0].Map}, {Name: "a", Map: c.Maps[0].Map}}, nil},

@@ -18,9 +18,9 @@ type superblock struct {
 }
 
 // newSuperblock makes a file system. The caller must close root; if it was not attached, the file system then goes.
-func newSuperblock(fsType string, o owner, options map[string]string) (_ *superblock, err error) {
+func newSuperblock(fsType string, o owner, l label, options map[string]string) (_ *superblock, err error) {
 	defer func() {
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrContext) {
 			err = fmt.Errorf("mount %s: %w", fsType, err)
 		}
 	}()
@@ -34,10 +34,13 @@ func newSuperblock(fsType string, o owner, options map[string]string) (_ *superb
 			return nil, fmt.Errorf("option %s: %w", key, err)
 		}
 	}
+	if err := l.set(fs); err != nil {
+		return nil, err
+	}
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return nil, err
 	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, mountFlags(fsType))
 	if err != nil {
 		return nil, err
 	}
@@ -48,6 +51,16 @@ func newSuperblock(fsType string, o owner, options map[string]string) (_ *superb
 		return nil, err
 	}
 	return s, nil
+}
+
+// mountFlags are those of a mount. The tmpfs, which is the target itself, has none: in a pod with a user namespace nobody can
+// take flags away, so runc, which wants others, would read them back, find the file system read-only beside them, and start
+// no container. It is read-only with nothing to execute in it, and runc would replace the flags in any other pod.
+func mountFlags(fsType string) int {
+	if fsType == "tmpfs" {
+		return 0
+	}
+	return unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 }
 
 func (s *superblock) fd() int { return int(s.root.Fd()) }
@@ -101,6 +114,15 @@ func (s *superblock) freeze() error {
 	}
 	if err := unix.FsconfigReconfigure(fs); err != nil {
 		return fmt.Errorf("make %s read-only: %w", s.fsType, err)
+	}
+	return nil
+}
+
+// lock makes the mount read-only, and every copy of it, but not the superblock.
+func (s *superblock) lock() error {
+	err := unix.MountSetattr(s.fd(), "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	if err != nil {
+		return fmt.Errorf("make the mount of %s read-only: %w", s.fsType, err)
 	}
 	return nil
 }

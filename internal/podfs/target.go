@@ -147,7 +147,7 @@ func ours(f *os.File, target string) (bool, error) {
 // anybody's, and one that is odd must not keep every volume of the node from being published. (proc_pid_mountinfo(5);
 // mount-utils refuses all lines where one mount has an empty source.)
 func mountOf(id uint64) (fsType, from string, err error) {
-	text, err := os.ReadFile("/proc/self/mountinfo")
+	text, err := os.ReadFile("/proc/thread-self/mountinfo") // the node plugin's threads have different ones (package host)
 	if err != nil {
 		return "", "", err
 	}

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command reader shows how an application reads a map of its bpfvol volume with bpf(2): open the pin read-only, then
-// use it like any map. It needs no capability, only a seccomp profile that allows bpf(2) for the commands it uses;
-// under the default profile, read json/<map> instead.
+// use it like any map. It needs no capability, only a seccomp profile that allows bpf(2) for the commands it uses, such as
+// deploy/seccomp/bpf-reader.json; under the default profile, read json/<map> instead.
 //
 //	reader DIR        prints the map "flows" of the volume mounted at DIR
 package main
+
+//go:generate sh -c "go -C ../../../tools/seccomp run . reader >../../helm/bpfvol/files/bpf-reader.json"
+//go:generate sh -c "go -C ../../../tools/seccomp run . writer >../../helm/bpfvol/files/bpf-writer.json"
 
 import (
 	"fmt"

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dispatcher
+
+import (
+	"context"
+	"errors"
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfvol/bpfvol/internal/volume"
+)
+
+// To who has CAP_SYS_ADMIN, links need no CAP_NET_ADMIN. Netlink does, by which clsact is used.
+func TestOnlyClsactTakesNetAdmin(t *testing.T) {
+	eachCarrier(t, func(t *testing.T, w *world) {
+		prog, _ := w.program(t, "pass", carriers[w.carrier].pass)
+		err := w.here.Do(func() error {
+			if err := giveUp(unix.CAP_NET_ADMIN); err != nil {
+				return err
+			}
+			_, err := w.Attach(context.Background(), w.point, volume.XDPAuto, first, prog)
+			return err
+		})
+		if carriers[w.carrier].classic {
+			if !errors.Is(err, os.ErrPermission) {
+				t.Errorf("attach without CAP_NET_ADMIN: %v, want that it is not permitted", err)
+			}
+		} else if err != nil {
+			t.Errorf("attach without CAP_NET_ADMIN: %v", err)
+		}
+		w.mustDetach(t, first.Volume)
+	})
+}
+
+// giveUp takes a capability from the calling thread, which must end afterwards.
+func giveUp(capability uint) error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	if err := unix.Capget(&header, &sets[0]); err != nil {
+		return err
+	}
+	sets[capability/32].Effective &^= 1 << (capability % 32)
+	return unix.Capset(&header, &sets[0])
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package chart runs helm with the chart deploy/helm/bpfvol, for tests of the chart and for those that a cluster installs
+// it for. helm is built from its module, tools/helm, so nothing need be installed.
+package chart
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+)
+
+//go:generate go run ./schema ../../deploy/crd/bpfvol.io_bytecodepolicies.yaml ../../deploy/helm/bpfvol/values.schema.json
+
+// Dir returns the chart's directory.
+func Dir() string { return filepath.Join(root(), "deploy", "helm", "bpfvol") }
+
+// Helm is a helm that talks to one API server.
+type Helm struct {
+	Kubeconfig string // empty: none, for what needs no cluster
+}
+
+// Run runs helm and returns its standard output. The error has what it printed on standard error.
+func (h Helm) Run(t testing.TB, args ...string) (string, error) {
+	t.Helper()
+	binary, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), binary, args...)
+	home := t.TempDir()
+	cmd.Env = append(os.Environ(),
+		"KUBECONFIG="+h.Kubeconfig, "HOME="+home, "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return stdout.String(), fmt.Errorf("helm %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return stdout.String(), nil
+}
+
+// Must is Run for what has to succeed.
+func (h Helm) Must(t testing.TB, args ...string) string {
+	t.Helper()
+	out, err := h.Run(t, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// build makes bin/helm. go build looks at what it was made of, so this takes a second where it is up to date.
+var build = sync.OnceValues(func() (string, error) {
+	binary := filepath.Join(root(), "bin", "helm")
+	cmd := exec.Command("go", "build", "-trimpath", "-o", binary, "helm.sh/helm/v4/cmd/helm")
+	cmd.Dir = filepath.Join(root(), "tools", "helm")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build helm from tools/helm: %w:\n%s", err, out)
+	}
+	return binary, nil
+})
+
+// root is where the repository lies.
+func root() string {
+	_, file, _, ok := runtime.Caller(0)
+	if !ok || !filepath.IsAbs(file) {
+		panic("chart: tests must be built with the paths of their source")
+	}
+	return filepath.Join(filepath.Dir(file), "..", "..")
+}

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+// Package kubernetes_test runs bpfvol in a real cluster of one node (e2e/k8s): kubelet calls the plugin, containers read the
+// volumes, and everything is applied as a user applies it.
+//
+//	func TestSomething(t *testing.T) {
+//		c := start(t)                    // the node, which all tests share
+//		c.deploy(t, asDaemonSet)         // the plugin, until the test ends
+//		c.nothingLeft(t)                 // checked at the end, while the plugin runs
+//		c.applyFile(t, "counter.yaml")
+//		c.awaitReady(t, "demo", "counter")
+//		...
+//
+// It has a build tag, as it takes minutes: make e2e.
+package kubernetes_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/bpfvol/bpfvol/e2e/k8s"
+	"github.com/bpfvol/bpfvol/internal/bpftest"
+)
+
+func TestMain(m *testing.M) { os.Exit(bpftest.Run(shared{m})) }
+
+// shared takes the node down after the last test, so that what it leaves counts.
+type shared struct{ m *testing.M }
+
+func (s shared) Run() int {
+	code := s.m.Run()
+	if err := closeCluster(); err != nil {
+		fmt.Fprintln(os.Stderr, "take the node down:", err)
+		code = max(code, 1)
+	}
+	return code
+}
+
+// cluster is a node with images in its registry, and the plugin as binaries and images of two versions.
+type cluster struct {
+	*k8s.Node
+	dir string // of this machine: binaries, the signing key, the cache of the command line
+}
+
+// The image references of the tests, as their manifests have them.
+const (
+	pluginRepository = "ghcr.io/bpfvol/bpfvol" // with a version as its tag
+	countImage       = "ghcr.io/acme/count:v1" // bytecode
+	busyboxImage     = "docker.io/library/busybox:1.37"
+)
+
+var theCluster struct {
+	sync.Once
+	*cluster
+	err error
+}
+
+// start returns the node, which the first test starts.
+func start(t *testing.T) *cluster {
+	t.Helper()
+	bpftest.Root(t)
+	theCluster.Do(func() {
+		started := time.Now()
+		theCluster.cluster, theCluster.err = newCluster(context.WithoutCancel(t.Context()))
+		t.Logf("the node is ready after %s", time.Since(started).Round(100*time.Millisecond))
+	})
+	if theCluster.err != nil {
+		t.Fatal(theCluster.err)
+	}
+	c := theCluster.cluster
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("what the node's components say is in %s", c.archive(t))
+		}
+	})
+	return c
+}
+
+func closeCluster() error {
+	c := theCluster.cluster
+	if c == nil {
+		return nil
+	}
+	var err error
+	if c.Node != nil {
+		err = c.Close()
+	}
+	return errors.Join(err, os.RemoveAll(c.dir))
+}
+
+func newCluster(ctx context.Context) (*cluster, error) {
+	dir, err := os.MkdirTemp("", "bpfvol-e2e-")
+	if err != nil {
+		return nil, err
+	}
+	c := &cluster{dir: dir}
+	for _, step := range []func(context.Context) error{c.buildPlugin, c.startNode, c.pushImages, c.pushBytecode} {
+		if err := step(ctx); err != nil {
+			return c, err
+		}
+	}
+	return c, nil
+}
+
+func (c *cluster) startNode(ctx context.Context) (err error) {
+	c.Node, err = k8s.StartNode(ctx)
+	if err != nil {
+		return err
+	}
+	// Where this node's plugin finds other registries, which files of users need not know.
+	if err := os.MkdirAll(c.Path("/etc/bpfvol"), 0o755); err != nil {
+		return err
+	}
+	hosts := fmt.Sprintf("registries:\n- host: ghcr.io\n  mirrors: [%[1]q]\n- host: %[1]q\n  plainHTTP: true\n", c.Registry())
+	return os.WriteFile(c.Path("/etc/bpfvol/registries.yaml"), []byte(hosts), 0o644)
+}
+
+// The plugin's versions: what an upgrade is from and to.
+const (
+	version     = "v1.0.0-e2e"
+	nextVersion = "v1.1.0-e2e"
+)
+
+// plugin is the binary of a version.
+func (c *cluster) plugin(version string) string { return filepath.Join(c.dir, "bpfvol-"+version) }
+
+// buildPlugin builds it as the Makefile does.
+func (c *cluster) buildPlugin(ctx context.Context) error {
+	for _, v := range []string{version, nextVersion} {
+		cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-tags=grpcnotrace", "-trimpath", "-ldflags=-s -w -X main.version="+v,
+			"-o", c.plugin(v), "./cmd/bpfvol")
+		cmd.Dir = "../.."
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("go build: %w: %s", err, out)
+		}
+	}
+	return nil
+}
+
+// pushImages puts the images of containers into the node's registry.
+func (c *cluster) pushImages(ctx context.Context) error {
+	busybox, err := k8s.Busybox()
+	if err != nil {
+		return err
+	}
+	if err := c.Push(ctx, busyboxImage, busybox); err != nil {
+		return err
+	}
+	for _, v := range []string{version, nextVersion} {
+		// As the Dockerfile makes it.
+		image, err := k8s.Image([]string{"/bpfvol"}, []string{"serve"}, k8s.File{Path: "/bpfvol", From: c.plugin(v)}, k8s.File{Path: "/LICENSE", From: "../../LICENSE"},
+			k8s.File{Path: "/etc/ssl/certs/ca-certificates.crt", From: "/etc/ssl/certs/ca-certificates.crt"})
+		if err != nil {
+			return err
+		}
+		if err := c.Push(ctx, pluginRepository+":"+v, image); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pushBytecode makes a key, and an image of the example program that it signed.
+func (c *cluster) pushBytecode(context.Context) error {
+	if _, err := c.cli("keygen", "--prefix", c.keyPrefix()); err != nil {
+		return err
+	}
+	object, err := filepath.Abs("../../bpf/count.bpf.o")
+	if err != nil {
+		return err
+	}
+	there := c.Registry() + "/" + strings.TrimPrefix(countImage, "ghcr.io/")
+	for _, args := range [][]string{{"build", object, "-t", there}, {"sign", there, "--key", c.keyPrefix() + ".key"}, {"push", there}} {
+		if _, err := c.cli(args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *cluster) keyPrefix() string { return filepath.Join(c.dir, "acme") }
+
+// cli runs bpfvol on the node and returns what it prints.
+func (c *cluster) cli(args ...string) (string, error) {
+	cmd := exec.Command(c.plugin(version), args...)
+	cmd.Env = append(os.Environ(), "COSIGN_PASSWORD=", "BPFVOL_CACHE_DIR="+filepath.Join(c.dir, "cache"), "BPFVOL_REGISTRIES=/etc/bpfvol/registries.yaml")
+	out, err := c.Output(cmd)
+	if err != nil {
+		return "", fmt.Errorf("bpfvol %s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return out, nil
+}

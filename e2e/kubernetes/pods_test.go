@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package kubernetes_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bpfvol/bpfvol/e2e/k8s"
+	"github.com/bpfvol/bpfvol/internal/kernelstate"
+)
+
+// patience is how long anything in the cluster may take. The machine may be busy.
+const patience = 2 * time.Minute
+
+// kubectl runs kubectl as admin, also while the test cleans up.
+func (c *cluster) kubectl(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := c.TryKubectl(outlive{t}, "", args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// outlive is a test whose context lasts longer than it, for cleanups.
+type outlive struct{ testing.TB }
+
+func (o outlive) Context() context.Context { return context.WithoutCancel(o.TB.Context()) }
+
+// applyFiles applies files as they are, which may be directories.
+func (c *cluster) applyFiles(t *testing.T, files ...string) {
+	t.Helper()
+	c.kubectl(t, append([]string{"apply"}, fileArgs(t, files)...)...)
+}
+
+// deleteFiles deletes what files made, and waits until it is gone.
+func (c *cluster) deleteFiles(t *testing.T, files ...string) {
+	t.Helper()
+	c.kubectl(t, append([]string{"delete", "--ignore-not-found", "--timeout=" + patience.String()}, fileArgs(t, files)...)...)
+}
+
+func fileArgs(t *testing.T, files []string) (args []string) {
+	t.Helper()
+	for _, f := range files {
+		path, err := filepath.Abs(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		args = append(args, "-f", path)
+	}
+	return args
+}
+
+// namespace makes a namespace that is deleted with the test, and waits until a pod can be made in it.
+func (c *cluster) namespace(t *testing.T, name string) {
+	t.Helper()
+	c.kubectl(t, "create", "namespace", name)
+	t.Cleanup(func() { c.kubectl(t, "delete", "namespace", name, "--timeout="+patience.String()) })
+	c.await(t, "/api/v1/namespaces/"+name+"/serviceaccounts/default", k8s.Exists)
+}
+
+// await waits by a watch until an object is as it should be.
+func (c *cluster) await(t *testing.T, object string, ok func(json.RawMessage) (bool, error)) {
+	t.Helper()
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(t.Context()), patience, errors.New("not in time"))
+	defer cancel()
+	if err := c.Await(ctx, object, ok); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func podPath(namespace, name string) string {
+	return "/api/v1/namespaces/" + namespace + "/pods/" + name
+}
+
+func (c *cluster) awaitReady(t *testing.T, namespace, pod string) {
+	t.Helper()
+	c.await(t, podPath(namespace, pod), k8s.Condition("Ready"))
+}
+
+// deletePod deletes a pod and waits until it is gone.
+func (c *cluster) deletePod(t *testing.T, namespace, pod string) {
+	t.Helper()
+	c.kubectl(t, "delete", "pod", "-n", namespace, pod, "--timeout="+patience.String())
+}
+
+// exec runs a command in a container and returns its standard output.
+func (c *cluster) exec(t *testing.T, namespace, pod string, command ...string) string {
+	t.Helper()
+	return c.kubectl(t, append([]string{"exec", "-n", namespace, pod, "--"}, command...)...)
+}
+
+// soon waits until ok has no error, for what tells nobody of its end.
+func soon(t *testing.T, what string, ok func() error) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		err := ok()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not after %s: %s: %v", patience, what, err)
+		}
+	}
+}
+
+// nothingLeft makes the test fail if, at its end, anything is left on the node of the volumes that it made: in the kernel, in
+// the directories of the plugin, in kubelet's. Call it after deploy, and the plugin will still run then.
+func (c *cluster) nothingLeft(t *testing.T) {
+	t.Helper()
+	before := c.traces(t)
+	t.Cleanup(func() {
+		var left []string
+		soon(t, "nothing is left", func() error {
+			now := c.traces(t)
+			left = now.kernel.Since(before.kernel)
+			for _, f := range slices.Sorted(maps.Keys(now.files)) {
+				if !before.files[f] {
+					left = append(left, f)
+				}
+			}
+			if len(left) > 0 {
+				return errors.New("left behind: " + strings.Join(left, "\n\t"))
+			}
+			return nil
+		})
+	})
+}
+
+// traces are what volumes leave.
+type traces struct {
+	kernel kernelstate.Snapshot
+	files  map[string]bool // and mounts
+}
+
+func (c *cluster) traces(t *testing.T) traces {
+	t.Helper()
+	s := traces{files: map[string]bool{}}
+	var err error
+	if s.kernel, err = kernelstate.Take(); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{"/sys/fs/bpf/bpfvol/volumes", "/sys/fs/bpf/bpfvol/points", "/run/bpfvol/volumes", "/run/bpfvol/locks", "/var/lib/kubelet/pods"} {
+		entries, err := os.ReadDir(c.Path(dir))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			s.files[dir+"/"+e.Name()] = true
+		}
+	}
+	mounts, err := os.ReadFile(c.Path("/proc/1/mounts"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		s.files[fmt.Sprintf("mount %s", strings.TrimSpace(line))] = true
+	}
+	return s
+}
+
+// archive keeps what says why a test failed, and returns its directory.
+func (c *cluster) archive(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs(filepath.Join("../../.cache/e2e", strings.ReplaceAll(t.Name(), "/", "_")))
+	if err != nil {
+		return err.Error()
+	}
+	os.RemoveAll(dir)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err.Error()
+	}
+	logs, _ := filepath.Glob(filepath.Join(c.Dir(), "*.log"))
+	for _, log := range logs {
+		if text, err := os.ReadFile(log); err == nil {
+			os.WriteFile(filepath.Join(dir, filepath.Base(log)), text, 0o644) //nolint:errcheck // as much as there is
+		}
+	}
+	for name, args := range map[string][]string{
+		"events":   {"get", "events", "-A", "--sort-by=.lastTimestamp"},
+		"pods":     {"describe", "pods", "-A"},
+		"plugin":   {"logs", "-n", pluginNamespace, "daemonset/bpfvol", "--tail=-1"},
+		"previous": {"logs", "-n", pluginNamespace, "daemonset/bpfvol", "--tail=-1", "--previous"},
+	} {
+		out, err := c.TryKubectl(outlive{t}, "", args...)
+		if err != nil {
+			out += err.Error()
+		}
+		os.WriteFile(filepath.Join(dir, name), []byte(out), 0o644) //nolint:errcheck // as much as there is
+	}
+	if mounts, err := os.ReadFile(c.Path("/proc/1/mounts")); err == nil {
+		os.WriteFile(filepath.Join(dir, "mounts"), mounts, 0o644) //nolint:errcheck // as much as there is
+	}
+	return dir
+}
