@@ -18,8 +18,8 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## Build bin/bpfvol, a static binary. Needs Go alone
-	$(GO_BUILD) -o bin/bpfvol ./cmd/bpfvol
+build: ## Build bin/bpfvol and bin/bpfvol-provision, static binaries. Needs Go alone
+	$(GO_BUILD) -o bin/ ./cmd/bpfvol ./cmd/bpfvol-provision
 
 .PHONY: demo
 demo: setup-demo build ## Tell the story of one volume on this machine, every step real. As root
@@ -43,6 +43,10 @@ e2e: setup-e2e ## Run a real Kubernetes node with the plugin on it, and its scen
 .PHONY: sanity
 sanity: setup-demo ## Run csi-sanity, CSI's conformance suite, against the real daemon and kernel. As root
 	$(GO) test -C e2e/sanity -timeout 15m -count=1 -v .
+
+.PHONY: crash
+crash: setup-demo ## Fail and kill the daemon at every system call that changes something, and again and again. As root
+	$(GO) test ./e2e/crash -timeout 20m -count=1 -args -all
 
 .PHONY: fuzz
 fuzz: ## Fuzz everything that reads what others wrote, FUZZTIME (20s) each. PACKAGES='./loader ./verify/...' fuzzes some
