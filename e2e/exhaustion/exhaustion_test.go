@@ -184,7 +184,7 @@ func TestCacheDiskFull(t *testing.T) {
 	tr.unmountAtEnd(t, tr.CacheDir())
 	v := tr.unknown(t)
 	filler := fill(t, tr.CacheDir())
-	tr.want(t, v, codes.ResourceExhausted, `image "`+v.Image()+`": image cache: no space left on device`)
+	tr.want(t, v, codes.ResourceExhausted, `image `+v.Image()+`: image cache: no space left on device`)
 	tr.works(t, tr.another()) // what is in the cache needs no room
 	remove(t, filler)
 	tr.works(t, v)
@@ -204,19 +204,21 @@ func TestStateDirectoryFull(t *testing.T) {
 	tr.works(t, v)
 }
 
+// Of the directory that is read-only, one in which the daemon has nothing open: the kernel refuses to make that so.
 func TestStateDirectoryReadOnly(t *testing.T) {
-	tr := begin(t, func(n *nodetest.Node) { mount(t, n.StateDir(), "size=256k") })
-	tr.unmountAtEnd(t, tr.StateDir())
-	remount := func(flags uintptr) {
-		if err := unix.Mount("", tr.StateDir(), "", unix.MS_REMOUNT|unix.MS_BIND|flags, ""); err != nil {
+	tr := begin(t, nil)
+	locks := filepath.Join(tr.StateDir(), "locks")
+	for _, flags := range []uintptr{unix.MS_BIND, unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY} {
+		if err := unix.Mount(locks, locks, "", flags, ""); err != nil {
 			t.Fatal(err)
 		}
 	}
-	remount(unix.MS_RDONLY)
 	v := tr.another()
 	refused(t, v.SetUp(t.Context()), codes.FailedPrecondition, regexp.MustCompile("^lock: read-only file system; look at the node plugin's state directory$"))
 	tr.counts(t, tr.stays)
-	remount(0)
+	if err := unix.Unmount(locks, 0); err != nil {
+		t.Fatal(err)
+	}
 	tr.works(t, v)
 }
 
