@@ -18,8 +18,8 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## Build bin/bpfvol, a static binary. Needs Go alone
-	$(GO_BUILD) -o bin/bpfvol ./cmd/bpfvol
+build: ## Build bin/bpfvol and bin/bpfvol-provision, static binaries. Needs Go alone
+	$(GO_BUILD) -o bin/ ./cmd/bpfvol ./cmd/bpfvol-provision
 
 .PHONY: demo
 demo: setup-demo build ## Tell the story of one volume on this machine, every step real. As root

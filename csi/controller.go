@@ -61,16 +61,13 @@ func (c *controller) CreateVolume(_ context.Context, req *csi.CreateVolumeReques
 	if err := capabilities(req.GetVolumeCapabilities()); err != nil {
 		return nil, err
 	}
-	switch {
-	case req.GetVolumeContentSource() != nil:
-		return nil, &requestError{"dataSource", "a bytecode volume has no data to copy; leave it out"}
-	case len(req.GetMutableParameters()) > 0:
-		return nil, &requestError{"volumeAttributesClassName", "the attributes of a bytecode volume cannot change; leave it out"}
-	}
 	if err := checkCapacity(req.GetCapacityRange()); err != nil {
 		return nil, err
 	}
-	v, err := claim.New(req.GetName(), req.GetParameters())
+	v, err := claim.New(claim.Request{
+		Name: req.GetName(), Parameters: req.GetParameters(),
+		DataSource: req.GetVolumeContentSource() != nil, AttributesClass: len(req.GetMutableParameters()) > 0,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -45,7 +45,7 @@ func CodeOf(err error) codes.Code {
 	case isAny(err, dispatcher.ErrFull, syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE):
 		return codes.ResourceExhausted
 
-	case as[*requestError](err), as[*volume.AttributeError](err), as[*claim.ParameterError](err), as[*loader.VerifierError](err),
+	case as[*requestError](err), as[*volume.AttributeError](err), as[*claim.Error](err), as[*loader.VerifierError](err),
 		isAny(err, podfs.ErrTargetPath, loader.ErrInvalid, image.ErrReference, image.ErrUnsupported, image.ErrNoObject,
 			image.ErrAmbiguous, image.ErrPlatform, image.ErrTooLarge):
 		return codes.InvalidArgument

@@ -38,7 +38,7 @@ func TestCodes(t *testing.T) {
 		{"nothing wrong", nil, codes.OK},
 
 		{"unknown key, malformed attribute", &volume.AttributeError{Key: "programs"}, codes.InvalidArgument},
-		{"bad parameter of a class", &claim.ParameterError{Key: "programs"}, codes.InvalidArgument},
+		{"bad parameter of a class", &claim.Error{Field: "parameters"}, codes.InvalidArgument},
 		{"bad capability", &requestError{"fsType", "ext4"}, codes.InvalidArgument},
 		{"target path", podfs.ErrTargetPath, codes.InvalidArgument},
 		{"malformed reference", image.ErrReference, codes.InvalidArgument},

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/bpfvol/bpfvol/internal/flagenv"
 	"github.com/bpfvol/bpfvol/internal/podfs"
 )
 
@@ -59,7 +60,7 @@ func (o *stateOptions) completeLocal(cmd *cobra.Command, args []string, _ string
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	if err := flagsFromEnvironment(cmd.Flags()); err != nil { // completion does not get that far
+	if err := flagenv.Set(cmd.Flags()); err != nil { // completion does not get that far
 		return nil, cobra.ShellCompDirectiveError
 	}
 	volumes, err := o.look().List()

@@ -8,7 +8,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,8 +17,9 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
+
+	"github.com/bpfvol/bpfvol/internal/flagenv"
 )
 
 // version is set by the linker; see Makefile.
@@ -74,7 +74,10 @@ Every flag can be given as environment variable: --state-dir as BPFVOL_STATE_DIR
 				klog.SetLogger(logr.Discard())
 				cmd.SetContext(klog.NewContext(cmd.Context(), logr.Discard()))
 			}
-			return flagsFromEnvironment(cmd.Flags())
+			if err := flagenv.Set(cmd.Flags()); err != nil {
+				return &usageError{err}
+			}
+			return nil
 		},
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
@@ -87,7 +90,7 @@ Every flag can be given as environment variable: --state-dir as BPFVOL_STATE_DIR
 		&cobra.Group{ID: "look", Title: "Look:"},
 	)
 	root.AddCommand(
-		newServe(), newAdmission(), newPods(),
+		newServe(), newProvision(), newAdmission(), newPods(),
 		newRun(), newPublish(), newUnpublish(), newList(), newStatus(),
 		newInspect(), newBuild(), newPush(), newSign(), newVerify(), newKeygen(), newCache(),
 		newDump(), newDoctor(),
@@ -105,20 +108,6 @@ func unknownCommand(root *cobra.Command, args []string) error {
 		hint = fmt.Sprintf("did you mean %s? ", strings.Join(near, " or "))
 	}
 	return &usageError{fmt.Errorf("unknown command %q; %ssee %s --help", args[0], hint, root.CommandPath())}
-}
-
-// flagsFromEnvironment sets each flag that was not given from its BPFVOL_ variable.
-func flagsFromEnvironment(flags *pflag.FlagSet) error {
-	var errs []error
-	flags.VisitAll(func(f *pflag.Flag) {
-		name := "BPFVOL_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
-		if value, ok := os.LookupEnv(name); ok && !f.Changed {
-			if err := flags.Set(f.Name, value); err != nil {
-				errs = append(errs, &usageError{fmt.Errorf("%s: %w", name, err)})
-			}
-		}
-	})
-	return errors.Join(errs...)
 }
 
 // exactArgs is cobra.ExactArgs with the names of what is missing.

@@ -29,6 +29,7 @@ var floors = map[string]int{
 	"internal/panics":        0,
 	"bpf":                    0,
 	"internal/claim":         1,
+	"internal/flagenv":       0,
 	"internal/image":         1,
 	"verify":                 2,
 	"internal/netns":         2,
@@ -47,8 +48,10 @@ var floors = map[string]int{
 	"internal/podfs":         4,
 	"internal/node":          5,
 	"internal/doctor":        5,
+	"internal/provision":     5,
 	"csi":                    6,
 	"cmd/bpfvol":             7,
+	"cmd/bpfvol-provision":   7,
 }
 
 // benches are packages for tests, the demo and the benchmarks, and examples. Nothing that is shipped imports them.
@@ -65,23 +68,27 @@ var benches = []string{
 // homes says which packages alone may import a module, or a package of one. Tests and benches may import anything.
 // (cosign hands out go-containerregistry's types.)
 var homes = map[string][]string{
-	"oras.land/oras-go":                           {"internal/image"},
-	"github.com/sigstore":                         {"verify/cosign"},
-	"google.golang.org/grpc":                      {"csi"},
-	"google.golang.org/grpc/codes":                {"csi"},
-	"github.com/container-storage-interface/spec": {"csi"},
-	"github.com/google/go-containerregistry":      {"verify/cosign"},
-	"k8s.io/kubelet":                              {"csi"},
-	"github.com/fsnotify/fsnotify":                {"verify"},
-	"github.com/BurntSushi/toml":                  {"internal/image"},
-	"github.com/klauspost/compress":               {"internal/image"},
-	"github.com/vishvananda/netlink":              {"dispatcher", "internal/doctor", "internal/libxdp"},
-	"k8s.io/mount-utils":                          {"internal/doctor"},
-	"k8s.io/client-go":                            {"internal/cluster"},
-	"golang.org/x/sys/unix":                       {"dispatcher", "internal/doctor", "internal/hook", "internal/host", "internal/kernelstate", "internal/libxdp", "internal/netns", "internal/node", "internal/pin", "internal/podfs", "internal/podfs/mapjson", "internal/privilege"},
-	"kernel.org/pub/linux/libs/security/libcap":   {"internal/privilege"},
-	"github.com/spf13/cobra":                      {"cmd/bpfvol"},
-	"github.com/prometheus/client_golang":         {"cmd/bpfvol"},
+	"oras.land/oras-go":                                {"internal/image"},
+	"github.com/sigstore":                              {"verify/cosign"},
+	"google.golang.org/grpc":                           {"csi"},
+	"google.golang.org/grpc/codes":                     {"csi"},
+	"github.com/container-storage-interface/spec":      {"csi"},
+	"github.com/google/go-containerregistry":           {"verify/cosign"},
+	"k8s.io/kubelet":                                   {"csi"},
+	"github.com/fsnotify/fsnotify":                     {"verify"},
+	"github.com/BurntSushi/toml":                       {"internal/image"},
+	"github.com/klauspost/compress":                    {"internal/image"},
+	"github.com/vishvananda/netlink":                   {"dispatcher", "internal/doctor", "internal/libxdp"},
+	"k8s.io/mount-utils":                               {"internal/doctor"},
+	"k8s.io/client-go":                                 {"internal/cluster", "internal/provision"},
+	"golang.org/x/sys/unix":                            {"dispatcher", "internal/doctor", "internal/hook", "internal/host", "internal/kernelstate", "internal/libxdp", "internal/netns", "internal/node", "internal/pin", "internal/podfs", "internal/podfs/mapjson", "internal/privilege"},
+	"kernel.org/pub/linux/libs/security/libcap":        {"internal/privilege"},
+	"github.com/spf13/cobra":                           {"cmd/bpfvol", "cmd/bpfvol-provision"},
+	"github.com/prometheus/client_golang":              {"cmd/bpfvol", "internal/provision"},
+	"k8s.io/api":                                       {"internal/provision"},
+	"sigs.k8s.io/sig-storage-lib-external-provisioner": {"internal/provision"},
+	// It would cost an idle daemon eleven MiB (docs/adr/0003-provisioner-is-a-binary-of-its-own.md).
+	module + "/internal/provision": {"cmd/bpfvol-provision"},
 }
 
 // onlyFile narrows a home to one file.

@@ -4,13 +4,13 @@
 // parameters as its attributes. Nothing is made anywhere by that: a bytecode volume has no data, so it exists as soon as
 // somebody names it, and the node does the rest when a pod mounts it.
 //
-//	v, err := claim.New("pvc-0b3f...", class.Parameters)
+//	v, err := claim.New(claim.Request{Name: "pvc-0b3f...", Parameters: class.Parameters})
 //
 // It is pure, as the Controller service of package csi and `bpfvol provision` both give its answers.
 //
 // Invariants:
 //   - what New returns, a node can parse: the user of a bad class reads of it at the claim, not at the pod
-//     (TestBadParametersAreRefused);
+//     (TestWhatNoNodeCouldDoIsRefused);
 //   - a name has one id, two names have two, and every id is a safe file name (TestIDs);
 //   - nobody can speak in kubelet's name: keys of Kubernetes are no attributes (TestReservedParametersAreRefused).
 package claim
@@ -36,34 +36,64 @@ type Volume struct {
 // ReservedPrefix is that of the keys by which Kubernetes speaks to drivers.
 const ReservedPrefix = "csi.storage.k8s.io/"
 
-// ParameterError says which parameter of a class is wrong, and how to write it.
-type ParameterError struct {
-	Key string // with the path inside it; empty if it is about all of them
-	Msg string
+// Request is what a claim and its class ask for.
+type Request struct {
+	// Name is Kubernetes' name of the volume, one for each claim.
+	Name string
+	// Parameters are the class's.
+	Parameters map[string]string
+	// MountOptions are the class's.
+	MountOptions []string
+	// DataSource says that the volume is to begin as a copy of something.
+	DataSource bool
+	// AttributesClass says that the claim names a VolumeAttributesClass.
+	AttributesClass bool
 }
 
-func (e *ParameterError) Error() string {
-	if e.Key == "" {
-		return "parameters: " + e.Msg
+// Error says what of a claim or its class is wrong, and how to write it.
+type Error struct {
+	Field string // as in the objects, with the path inside it
+	Msg   string
+}
+
+func (e *Error) Error() string { return e.Field + ": " + e.Msg }
+
+// New returns the volume of a claim. Every error is an *Error.
+func New(req Request) (Volume, error) {
+	switch {
+	case len(req.MountOptions) > 0:
+		return Volume{}, &Error{"mountOptions", "not supported by a bytecode volume; leave them out"}
+	case req.DataSource:
+		return Volume{}, &Error{"dataSource", "a bytecode volume has no data to copy; leave it out"}
+	case req.AttributesClass:
+		return Volume{}, &Error{"volumeAttributesClassName", "the attributes of a bytecode volume cannot change; leave it out"}
 	}
-	return "parameters: " + e.Key + ": " + e.Msg
-}
-
-// New returns the volume of a name, which Kubernetes makes of a claim. Every error is a *ParameterError.
-func New(name string, parameters map[string]string) (Volume, error) {
-	for _, key := range slices.Sorted(maps.Keys(parameters)) {
+	for _, key := range slices.Sorted(maps.Keys(req.Parameters)) {
 		if strings.HasPrefix(key, ReservedPrefix) {
-			return Volume{}, &ParameterError{Msg: fmt.Sprintf("key %.100q is Kubernetes' own; remove it", key)}
+			return Volume{}, Parameter(key, "is Kubernetes' own; remove it")
 		}
 	}
-	if _, err := volume.Parse(parameters); err != nil {
-		var bad *volume.AttributeError
-		if !errors.As(err, &bad) {
-			return Volume{}, &ParameterError{Msg: err.Error()}
-		}
-		return Volume{}, &ParameterError{Key: bad.Key, Msg: bad.Msg}
+	if _, err := volume.Parse(req.Parameters); err != nil {
+		return Volume{}, fromAttribute(err)
 	}
-	return Volume{ID: ID(name), Attributes: maps.Clone(parameters)}, nil
+	return Volume{ID: ID(req.Name), Attributes: maps.Clone(req.Parameters)}, nil
+}
+
+// Parameter is the error of one key of a class.
+func Parameter(key, msg string) error {
+	return &Error{"parameters", fmt.Sprintf("key %.100q %s", key, msg)}
+}
+
+// fromAttribute says of a parameter what package volume says of an attribute.
+func fromAttribute(err error) error {
+	var bad *volume.AttributeError
+	switch {
+	case !errors.As(err, &bad):
+		return &Error{"parameters", err.Error()}
+	case bad.Key == "":
+		return &Error{"parameters", bad.Msg}
+	}
+	return &Error{"parameters: " + bad.Key, bad.Msg}
 }
 
 // idPrefix begins every id that ID returns.

@@ -14,7 +14,7 @@ import (
 
 func TestParametersBecomeAttributes(t *testing.T) {
 	parameters := map[string]string{"image": "ghcr.io/acme/count:v1", "attach": "{program: count, xdp: eth0}"}
-	got, err := New("pvc-0b3f2c1e-7a54-4c5d-9a58-0e5a1f6b7c8d", parameters)
+	got, err := New(Request{Name: "pvc-0b3f2c1e-7a54-4c5d-9a58-0e5a1f6b7c8d", Parameters: parameters})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,19 +28,23 @@ func TestParametersBecomeAttributes(t *testing.T) {
 	}
 }
 
-func TestBadParametersAreRefused(t *testing.T) {
+func TestWhatNoNodeCouldDoIsRefused(t *testing.T) {
+	with := func(key, value string) map[string]string { return map[string]string{"image": "a", key: value} }
 	for _, c := range []struct {
-		name       string
-		parameters map[string]string
-		want       string
+		name string
+		req  Request
+		want string
 	}{
-		{"no image", nil, "parameters: image: is missing; name a bytecode image, like ghcr.io/acme/count:v1"},
-		{"unknown key", map[string]string{"image": "a", "imagee": "b"}, `parameters: unknown key "imagee"; did you mean "image"?`},
-		{"bad value", map[string]string{"image": "a", "attach": "{program: p, xdp: {interface: eth0, mode: fast}}"}, `parameters: attach.xdp.mode: unknown value "fast"; known are auto, native, generic`},
+		{"no image", Request{}, "parameters: image: is missing; name a bytecode image, like ghcr.io/acme/count:v1"},
+		{"unknown key", Request{Parameters: with("imagee", "b")}, `parameters: unknown key "imagee"; did you mean "image"?`},
+		{"bad value", Request{Parameters: with("attach", "{program: p, xdp: {interface: eth0, mode: fast}}")}, `parameters: attach.xdp.mode: unknown value "fast"; known are auto, native, generic`},
+		{"mount options", Request{MountOptions: []string{"ro"}, Parameters: with("maps", "m")}, "mountOptions: not supported by a bytecode volume; leave them out"},
+		{"a snapshot", Request{DataSource: true, Parameters: with("maps", "m")}, "dataSource: a bytecode volume has no data to copy; leave it out"},
+		{"an attributes class", Request{AttributesClass: true, Parameters: with("maps", "m")}, "volumeAttributesClassName: the attributes of a bytecode volume cannot change; leave it out"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := New("pvc-1", c.parameters)
-			if _, ok := errors.AsType[*ParameterError](err); !ok || err.Error() != c.want {
+			_, err := New(c.req)
+			if _, ok := errors.AsType[*Error](err); !ok || err.Error() != c.want {
 				t.Errorf("got  %v\nwant %s", err, c.want)
 			}
 		})
@@ -49,7 +53,7 @@ func TestBadParametersAreRefused(t *testing.T) {
 
 func TestReservedParametersAreRefused(t *testing.T) {
 	for _, key := range []string{"csi.storage.k8s.io/pod.uid", "csi.storage.k8s.io/ephemeral", "csi.storage.k8s.io/serviceAccount.name", "csi.storage.k8s.io/fstype"} {
-		_, err := New("pvc-1", map[string]string{"image": "a", key: "true"})
+		_, err := New(Request{Name: "pvc-1", Parameters: map[string]string{"image": "a", key: "true"}})
 		if want := `parameters: key "` + key + `" is Kubernetes' own; remove it`; err == nil || err.Error() != want {
 			t.Errorf("got  %v\nwant %s", err, want)
 		}

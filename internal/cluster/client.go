@@ -47,17 +47,26 @@ type Client struct{ api dynamic.Interface }
 // Connect prepares the way to the API server of a kubeconfig file or, without one, of the pod that this process runs in.
 // The server need not answer yet.
 func Connect(kubeconfig, userAgent string) (*Client, error) {
+	config, err := Config(kubeconfig, userAgent)
+	if err != nil {
+		return nil, err
+	}
+	api, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("API server: %w", err)
+	}
+	return &Client{api}, nil
+}
+
+// Config is the way as client-go writes it down. ErrNoCluster if there is none.
+func Config(kubeconfig, userAgent string) (*rest.Config, error) {
 	config, err := configOf(kubeconfig)
 	if err != nil {
 		return nil, err
 	}
 	config.UserAgent = userAgent
 	config.QPS, config.Burst = callsPerSecond, callsAtOnce
-	api, err := dynamic.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("API server: %w", err)
-	}
-	return &Client{api}, nil
+	return config, nil
 }
 
 func configOf(kubeconfig string) (*rest.Config, error) {
