@@ -298,7 +298,7 @@ func TestMemoryCgroupTooSmallForAMap(t *testing.T) {
 	tr := begin(t, nil)
 	limitMemory(t, tr.DaemonPID(), 32<<20)
 	v := tr.New(map[string]string{"image": tr.image, "attach": onGetpgid, "mapEntries": "{hits: 6000000}"})
-	tr.want(t, v, codes.ResourceExhausted, `load: map "hits": cannot allocate memory; ask for less, for example by mapEntries`)
+	tr.want(t, v, codes.ResourceExhausted, "load: map hits: cannot allocate memory; ask for less, for example by mapEntries")
 	tr.works(t, tr.another())
 }
 
