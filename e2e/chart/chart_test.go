@@ -130,10 +130,10 @@ func TestTypoInValuesIsAnError(t *testing.T) {
 	}
 }
 
-// deploy/csidriver.yaml and deploy/rbac.yaml are for those who install without helm, and say the same.
+// deploy/csidriver.yaml, deploy/rbac.yaml and deploy/provision-rbac.yaml are for those who install without helm, and say the same.
 func TestPlainManifestsAreWhatTheChartInstalls(t *testing.T) {
-	rendered := objects(t, template(t))
-	for _, file := range []string{"csidriver.yaml", "rbac.yaml"} {
+	rendered := objects(t, template(t, "--set", "provisioner.enabled=true"))
+	for _, file := range []string{"csidriver.yaml", "rbac.yaml", "provision-rbac.yaml"} {
 		text, err := os.ReadFile(filepath.Join(root(), "deploy", file))
 		if err != nil {
 			t.Fatal(err)
