@@ -296,8 +296,8 @@ func TestCacheDirectoryGone(t *testing.T) {
 // The memory cgroup of the node plugin's container has a limit, and maps count.
 func TestMemoryCgroupTooSmallForAMap(t *testing.T) {
 	tr := begin(t, nil)
-	limitMemory(t, tr.DaemonPID(), 64<<20)
-	v := tr.New(map[string]string{"image": tr.image, "attach": onGetpgid, "mapEntries": "{hits: 32000000}"})
+	limitMemory(t, tr.DaemonPID(), 32<<20)
+	v := tr.New(map[string]string{"image": tr.image, "attach": onGetpgid, "mapEntries": "{hits: 6000000}"})
 	tr.want(t, v, codes.ResourceExhausted, `load: map "hits": cannot allocate memory; ask for less, for example by mapEntries`)
 	tr.works(t, tr.another())
 }

@@ -64,14 +64,14 @@ func (c *cluster) exampleImages(ctx context.Context) error {
 	return exampleImages.err
 }
 
-// pushReader pushes deploy/examples/reader, with a shell and what asks for every command of bpf(2).
+// pushReader pushes deploy/examples/reader and writer, with a shell and what asks for every command of bpf(2).
 func (c *cluster) pushReader(ctx context.Context) error {
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
 		return err
 	}
 	files := []k8s.File{{Path: "/bin/busybox", From: busybox}, {Path: "/bin/sleep", Link: "busybox"}}
-	for name, pkg := range map[string]string{"reader": "./deploy/examples/reader", "bpfcalls": "./e2e/bpfcalls"} {
+	for name, pkg := range map[string]string{"reader": "./deploy/examples/reader", "writer": "./deploy/examples/writer", "bpfcalls": "./e2e/bpfcalls"} {
 		binary := filepath.Join(c.dir, name)
 		cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-trimpath", "-o", binary, pkg)
 		cmd.Dir = "../.."
@@ -85,7 +85,7 @@ func (c *cluster) pushReader(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.Push(ctx, "ghcr.io/acme/reader:v1", image)
+	return errors.Join(c.Push(ctx, "ghcr.io/acme/reader:v1", image), c.Push(ctx, "ghcr.io/acme/writer:v1", image))
 }
 
 // pushObject pushes a bytecode image of an example program; unsigned is the counter once more.

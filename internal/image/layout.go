@@ -160,18 +160,24 @@ func (l *layout) close() error {
 
 func (l *layout) path(name string) string { return filepath.Join(l.dir, name) }
 
-// hold keeps garbage collection away until it is released. It makes the layout again that somebody removed, as whoever
-// holds is about to write.
-func (l *layout) hold() (release func(), err error) {
-	f, err := os.OpenFile(l.path(gcLock), os.O_CREATE|os.O_RDWR, 0o600)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := l.remake(); err != nil {
-			return nil, cacheError(err)
-		}
-		f, err = os.OpenFile(l.path(gcLock), os.O_CREATE|os.O_RDWR, 0o600)
+// open opens a file that is a lock. It makes the layout again that somebody removed: who locks is about to write.
+func (l *layout) open(name string) (*os.File, error) {
+	f, err := os.OpenFile(l.path(name), os.O_CREATE|os.O_RDWR, 0o600)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return f, cacheError(err)
 	}
-	if err != nil {
+	if err := l.remake(); err != nil {
 		return nil, cacheError(err)
+	}
+	f, err = os.OpenFile(l.path(name), os.O_CREATE|os.O_RDWR, 0o600)
+	return f, cacheError(err)
+}
+
+// hold keeps garbage collection away until it is released.
+func (l *layout) hold() (release func(), err error) {
+	f, err := l.open(gcLock)
+	if err != nil {
+		return nil, err
 	}
 	if err := flock(f, syscall.LOCK_SH); err != nil {
 		f.Close()
@@ -411,9 +417,9 @@ func isImported(d ocispec.Descriptor) bool { return d.Annotations[annotationImpo
 // update changes index.json, alone among all processes. It is written where change says so, or where there is none.
 // Annotations are shared with readers: change replaces them.
 func (l *layout) update(change func(*ocispec.Index) bool) error {
-	f, err := os.OpenFile(l.path(indexLock), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := l.open(indexLock)
 	if err != nil {
-		return cacheError(err)
+		return err
 	}
 	defer f.Close()
 	if err := flock(f, syscall.LOCK_EX); err != nil {

@@ -123,15 +123,21 @@ func (r *Reconciler) Pass(ctx context.Context) error {
 
 func (r *Reconciler) pass(ctx context.Context, report *Report) error {
 	r.tried = map[string]bool{}
-	uncollected := r.collect(ctx, report)
+	volumes, err := r.engine.volumes()
+	if err != nil {
+		return err
+	}
+	orphans := report.Orphans
+	uncollected := r.collect(ctx, volumes, report)
+	if report.Orphans > orphans {
+		if volumes, err = r.engine.volumes(); err != nil {
+			return errors.Join(uncollected, err)
+		}
+	}
 	if r.opts.Repair {
 		if err := r.repairPoints(ctx, report); err != nil {
 			return errors.Join(uncollected, err)
 		}
-	}
-	volumes, err := r.engine.volumes()
-	if err != nil {
-		return errors.Join(uncollected, err)
 	}
 	points, unread := r.engine.points.Status()
 	if r.opts.Repair && r.repairVolumes(ctx, volumes, points, report) {
