@@ -186,3 +186,31 @@ func TestUninstallIsRefusedWhilePodsHaveVolumes(t *testing.T) {
 	}
 	c.deletePod(t, "demo", "counter")
 }
+
+// An upgrade is what docs/operations.md says: the definitions, then helm. The pod's programs count on, and what runs is new.
+func TestUpgradeByHelmLeavesPodsAlone(t *testing.T) {
+	c := start(t)
+	c.deploy(t, asChart(""))
+	c.nothingLeft(t)
+	c.namespace(t, "demo")
+	c.policy(t, "demo")
+	c.applyFiles(t, "testdata/counter.yaml")
+	c.awaitReady(t, "demo", "counter")
+	if err := c.World.SendUDP(5); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.TryKubectl(t, c.helm(t, "show", "crds", chart.Dir()), "apply", "--server-side", "--force-conflicts", "-f", "-"); err != nil {
+		t.Fatal(err)
+	}
+	c.helm(t, "upgrade", "bpfvol", chart.Dir(), "--namespace", pluginNamespace, "--reuse-values", "--set", "image.tag="+nextVersion, "--wait", "--timeout", patience.String())
+	if got := c.exec(t, pluginNamespace, "daemonset/bpfvol", "/bpfvol", "--version"); !strings.Contains(got, nextVersion) {
+		t.Errorf("after the upgrade runs %s, want %s", got, nextVersion)
+	}
+	if err := c.World.SendUDP(4); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.packets(t, "demo", "counter"); got != 5+4 {
+		t.Errorf("the pod reads %d packets, want 9", got)
+	}
+	c.deletePod(t, "demo", "counter")
+}
