@@ -77,7 +77,7 @@ func TestCreateVolume(t *testing.T) {
 			req.VolumeCapabilities[0].AccessType = &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}
 		}, codes.InvalidArgument, `volumeMode: Block: a bytecode volume is a directory; use Filesystem`},
 		{"mount options of the class", func(req *csi.CreateVolumeRequest) { req.VolumeCapabilities[0].GetMount().MountFlags = []string{"ro"} },
-			codes.InvalidArgument, `mountOptions: not supported by a bytecode volume; leave them out`},
+			codes.InvalidArgument, `mountOptions: a bytecode volume takes none but context=; leave the others out`},
 		{"a snapshot", func(req *csi.CreateVolumeRequest) { req.VolumeContentSource = &csi.VolumeContentSource{} },
 			codes.InvalidArgument, `dataSource: a bytecode volume has no data to copy; leave it out`},
 		{"an attributes class", func(req *csi.CreateVolumeRequest) { req.MutableParameters = map[string]string{"a": "b"} },

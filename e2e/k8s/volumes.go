@@ -3,7 +3,6 @@
 package k8s
 
 import (
-	"fmt"
 	"net/http"
 	"testing"
 )
@@ -12,7 +11,7 @@ import (
 // and no other, until the test ends.
 func (c *Cluster) VolumeControllers(t testing.TB) {
 	t.Helper()
-	c.component(t, "kube-controller-manager", "--controllers="+
+	c.beside(t, "kube-controller-manager", "--controllers="+
 		"persistentvolume-binder-controller,persistentvolumeclaim-protection-controller,persistentvolume-protection-controller")
 }
 
@@ -36,24 +35,23 @@ func (c *Cluster) Scheduler(t testing.TB, node string) {
 	}
 	// Admission gives every new node this taint, and a controller that is not here would take it away.
 	c.Kubectl(t, "taint", "node", node, "node.kubernetes.io/not-ready:NoSchedule-")
-	c.component(t, "kube-scheduler")
+	c.beside(t, "kube-scheduler")
 }
 
-// component starts a component that is a client of the API server.
-func (c *Cluster) component(t testing.TB, name string, args ...string) {
+// beside starts a component that is a client of the API server.
+func (c *Cluster) beside(t testing.TB, name string, args ...string) {
 	t.Helper()
-	p, err := c.parent.start(c.log(name), c.Hyperkube, append([]string{name, "--kubeconfig=" + c.Admin, "--leader-elect=false", "--secure-port=0"}, args...)...)
+	p, err := c.component(name, append([]string{"--kubeconfig=" + c.Admin, "--leader-elect=false", "--secure-port=0"}, args...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		early := p.ended()
-		p.kill()
-		if early || t.Failed() {
-			t.Log(fmt.Sprintf("%s, ended early: %t:\n", name, early) + tail(p.log))
+		if p.ended() {
+			t.Error(p.early())
 		}
-		if early {
-			t.Errorf("%s ended early", name)
+		p.kill()
+		if t.Failed() {
+			t.Logf("%s:\n%s", name, tail(p.log))
 		}
 	})
 }
