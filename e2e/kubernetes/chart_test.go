@@ -22,7 +22,7 @@ func asChart(values string) deployment {
 	return func(t *testing.T, c *cluster) func() {
 		t.Helper()
 		c.helm(t, "install", "bpfvol", chart.Dir(), "--namespace", pluginNamespace, "--create-namespace",
-			"-f", c.writeValues(t, "cluster", c.clusterValues()), "-f", c.writeValues(t, "test", values), "--wait", "--timeout", patience.String())
+			"-f", c.writeValues(t, "cluster", c.clusterValues(t)), "-f", c.writeValues(t, "test", values), "--wait", "--timeout", patience.String())
 		return func() {
 			c.helm(t, "uninstall", "bpfvol", "--namespace", pluginNamespace, "--wait", "--timeout", patience.String())
 			c.awaitDriver(t, false)
@@ -31,16 +31,19 @@ func asChart(values string) deployment {
 	}
 }
 
+// hostsDir is where containerd's users write how registries are reached. Here every image of ghcr.io is in the node's registry.
+const hostsDir = "/etc/containerd/certs.d"
+
 // clusterValues are for a cluster whose only registry is Registry.
-func (c *cluster) clusterValues() string {
-	return fmt.Sprintf(`
-image: {tag: %q}
-registries:
-  config:
-    registries:
-    - {host: ghcr.io, mirrors: [%[2]q]}
-    - {host: %[2]q, plainHTTP: true}
-`, version, c.Registry())
+func (c *cluster) clusterValues(t *testing.T) string {
+	t.Helper()
+	if err := os.MkdirAll(c.Path(hostsDir+"/ghcr.io"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(c.Path(hostsDir+"/ghcr.io/hosts.toml"), []byte(`server = "http://`+c.Registry()+`"`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("image: {tag: %q}\nregistries: {hostsDir: %s}\n", version, hostsDir)
 }
 
 func (c *cluster) writeValues(t *testing.T, name, values string) string {
@@ -75,7 +78,7 @@ func (c *cluster) tryHelm(t *testing.T, args ...string) (string, error) {
 }
 
 // What the plugin may do on the node is what the chart says, in the kernel's words.
-func TestChartsPluginHasFiveCapabilities(t *testing.T) {
+func TestChartsPluginHasTheCapabilitiesThatItLists(t *testing.T) {
 	c := start(t)
 	c.deploy(t, asChart(""))
 	process := c.pluginProcess(t)
@@ -83,8 +86,8 @@ func TestChartsPluginHasFiveCapabilities(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const five = "00000000002c1001" // chown, net_admin, sys_chroot, sys_ptrace, sys_admin
-	for _, want := range []string{"CapPrm:\t" + five, "CapEff:\t" + five, "CapBnd:\t" + five, "CapAmb:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"} {
+	const listed = "00000004002c1001" // chown, net_admin, sys_chroot, sys_ptrace, sys_admin, syslog
+	for _, want := range []string{"CapPrm:\t" + listed, "CapEff:\t" + listed, "CapBnd:\t" + listed, "CapAmb:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"} {
 		if !strings.Contains(string(status), want+"\n") {
 			t.Errorf("no %q in its status:\n%s", want, status)
 		}
@@ -180,6 +183,34 @@ func TestUninstallIsRefusedWhilePodsHaveVolumes(t *testing.T) {
 	}
 	if got := c.packets(t, "demo", "counter"); got != 3 {
 		t.Errorf("the pod reads %d packets, want 3", got)
+	}
+	c.deletePod(t, "demo", "counter")
+}
+
+// An upgrade is what docs/operations.md says: the definitions, then helm. The pod's programs count on, and what runs is new.
+func TestUpgradeByHelmLeavesPodsAlone(t *testing.T) {
+	c := start(t)
+	c.deploy(t, asChart(""))
+	c.nothingLeft(t)
+	c.namespace(t, "demo")
+	c.policy(t, "demo")
+	c.applyFiles(t, "testdata/counter.yaml")
+	c.awaitReady(t, "demo", "counter")
+	if err := c.World.SendUDP(5); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.TryKubectl(t, c.helm(t, "show", "crds", chart.Dir()), "apply", "--server-side", "--force-conflicts", "-f", "-"); err != nil {
+		t.Fatal(err)
+	}
+	c.helm(t, "upgrade", "bpfvol", chart.Dir(), "--namespace", pluginNamespace, "--reuse-values", "--set", "image.tag="+nextVersion, "--wait", "--timeout", patience.String())
+	if got := c.exec(t, pluginNamespace, "daemonset/bpfvol", "/bpfvol", "--version"); !strings.Contains(got, nextVersion) {
+		t.Errorf("after the upgrade runs %s, want %s", got, nextVersion)
+	}
+	if err := c.World.SendUDP(4); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.packets(t, "demo", "counter"); got != 5+4 {
+		t.Errorf("the pod reads %d packets, want 9", got)
 	}
 	c.deletePod(t, "demo", "counter")
 }

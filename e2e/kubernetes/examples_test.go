@@ -218,7 +218,7 @@ func TestUnsignedImageIsRefusedInAnEvent(t *testing.T) {
 			t.Errorf("event %s: %s\nwant %s", reason, got, want)
 		}
 	}
-	if got := c.awaitEvent(t, "unsigned", "unsigned", "FailedMount"); !strings.Contains(got, `volume "bpf" : rpc error: code = PermissionDenied desc = image ghcr.io/acme/unsigned:v1`) {
+	if got := c.awaitEvent(t, "unsigned", "unsigned", "FailedMount"); !strings.Contains(got, `volume "bpf" : rpc error: code = PermissionDenied desc = image ghcr.io/acme/unsigned@sha256:`) {
 		t.Errorf("event of kubelet: %s", got)
 	}
 }
