@@ -44,6 +44,10 @@ e2e: setup-e2e ## Run a real Kubernetes node with the plugin on it, and its scen
 sanity: setup-demo ## Run csi-sanity, CSI's conformance suite, against the real daemon and kernel. As root
 	$(GO) test -C e2e/sanity -timeout 15m -count=1 -v .
 
+.PHONY: crash
+crash: setup-demo ## Fail and kill the daemon at every system call that changes something, and again and again. As root
+	$(GO) test ./e2e/crash -timeout 20m -count=1 -args -all
+
 .PHONY: fuzz
 fuzz: ## Fuzz everything that reads what others wrote, FUZZTIME (20s) each. PACKAGES='./loader ./verify/...' fuzzes some
 	@grep -rlE '^func Fuzz' --include='*_test.go' $(patsubst %/...,%,$(PACKAGES)) | while read -r file; do \

@@ -20,9 +20,9 @@ func newList() *cobra.Command {
 		Short:   "List the volumes of this node",
 		Long: strings.TrimSpace(`
 List shows every volume that was published here, by kubelet for a pod or by hand ("local"): its image, where it is
-mounted, and its health: ok if it is mounted and each of its programs runs where it was attached, else what is wrong. That
-does not mend itself: delete the pod, or unpublish the volume and publish it again. Pods that share a PersistentVolume have
-a line each, and its health in common.
+mounted, and its health: ok if it is mounted and each of its programs runs where it was attached, else what is wrong. What
+bpfvol serve has not mended within minutes stays so: delete the pod, or unpublish the volume and publish it again. Pods that
+share a PersistentVolume have a line each, and its health in common.
 
 JSON and YAML have all of the record, such as attributes, digest, and for each target policy, authority and signer, and with it
 "health": {"healthy": false, "problems": ["xdp eth0: nothing runs: the interface is gone"]}.`),

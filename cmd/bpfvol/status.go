@@ -70,6 +70,8 @@ A program that shares XDP or TC on an interface runs in one of these ways:
 Packets and results are there where they are counted: see --member-stats of serve, run and publish. Runs are the kernel's
 own count, kept while sysctl kernel.bpf_stats_enabled is 1, of programs that are not fused.
 
+Pods that share a PersistentVolume share what runs: the first is named, and how many more there are.
+
 An interface has the name that it has now, and its network namespace if bpfvol was called in another. A PROBLEM is a point
 where not everything is as it should be; bpfvol list says whose health that is.
 
@@ -85,6 +87,12 @@ func indent(text string) string {
 		b.WriteString("  " + line)
 	}
 	return b.String()
+}
+
+// exampleShared are two pods that share a PersistentVolume.
+var exampleShared = []node.Pod{
+	{Namespace: "demo", Name: "counter-0", UID: "0b5d4ad2", ServiceAccount: "counter"},
+	{Namespace: "demo", Name: "counter-1", UID: "7e10c9b4", ServiceAccount: "counter"},
 }
 
 // statusExample is what statusLong shows: two volumes on one interface, one whose interface was deleted, and one at a hook
@@ -113,21 +121,21 @@ var statusExample = []node.PointStatus{
 		Interface: node.Interface{Name: "wg0", AttachedAs: "tun0", Index: 3, NetNS: node.NetNS{Path: "/run/netns/vpn", Cookie: 4026}},
 		Members: []node.MemberStatus{{
 			Program: "count_out", Priority: ptr(500), ProceedOn: []volume.Verdict{"ok", "pipe"},
-			VolumeID: "csi-0b5d", Pods: []node.Pod{{Namespace: "demo", Name: "counter", UID: "0b5d4ad2", ServiceAccount: "counter"}},
+			VolumeID: "pvc-0b5d", Pods: exampleShared,
 			Image: "ghcr.io/acme/count:v1", Digest: digest.FromString("count"), ProgramID: 49,
 		}},
 	},
 	{
 		Point: "tracepoint syscalls/sys_enter_execve", Hook: "tracepoint",
 		Members: []node.MemberStatus{{
-			Program: "on_exec", VolumeID: "csi-0b5d", Pods: []node.Pod{{Namespace: "demo", Name: "counter", UID: "0b5d4ad2", ServiceAccount: "counter"}},
+			Program: "on_exec", VolumeID: "pvc-0b5d", Pods: exampleShared,
 			Image: "ghcr.io/acme/count:v1", Digest: digest.FromString("count"), ProgramID: 50, LinkID: 11,
 		}},
 	},
 	{
 		Point: "cgroup kubepods.slice/pod1 skb/ingress", Hook: "cgroup",
 		Members: []node.MemberStatus{{
-			Program: "on_ingress", VolumeID: "csi-0b5d", Pods: []node.Pod{{Namespace: "demo", Name: "counter", UID: "0b5d4ad2", ServiceAccount: "counter"}},
+			Program: "on_ingress", VolumeID: "pvc-0b5d", Pods: exampleShared,
 			Image: "ghcr.io/acme/count:v1", Digest: digest.FromString("count"), ProgramID: 48, LinkID: 10, Gone: "the cgroup is gone",
 		}},
 	},

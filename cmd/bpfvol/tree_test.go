@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"reflect"
 	"strings"
 	"testing"
@@ -62,6 +63,29 @@ func TestTreeFitsAHundredColumns(t *testing.T) {
 	}
 	if n := strings.Count(out.String(), "@sha256:"); n != 2 {
 		t.Errorf("%d digests of two images:\n%s", n, out.String())
+	}
+}
+
+// Pods that share a PersistentVolume: one program, and a target each.
+func TestPodsThatShareAVolume(t *testing.T) {
+	pods := []node.Pod{{Namespace: "demo", Name: "a"}, {Namespace: "demo", Name: "b"}, {Namespace: "demo", Name: "c"}}
+	v := node.Volume{Record: node.Record{VolumeID: "pvc-1", Image: "x:v1"}, Health: node.Health{Healthy: true}}
+	for _, pod := range pods {
+		v.Targets = append(v.Targets, node.Target{Path: "/pods/" + pod.Name, Pod: pod, State: "published"})
+	}
+	var tree, list bytes.Buffer
+	point := node.PointStatus{Point: "tracepoint a/b", Members: []node.MemberStatus{{Program: "p", VolumeID: "pvc-1", Pods: pods, Image: "x:v1"}}}
+	err := errors.Join(pointTree(&tree, []node.PointStatus{point}), volumeTable(&list, []node.Volume{v}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(tree.String(), "demo/a  and 2 more  x:v1") {
+		t.Errorf("status is %s", tree.String())
+	}
+	for _, pod := range pods {
+		if want := "demo/" + pod.Name + "\tx:v1\tpublished\t/pods/" + pod.Name + "\tok\n"; !strings.Contains(list.String(), want) {
+			t.Errorf("list is %s, want %s in it", list.String(), want)
+		}
 	}
 }
 

@@ -29,11 +29,7 @@ type Helm struct {
 // Run runs helm and returns its standard output. The error has what it printed on standard error.
 func (h Helm) Run(t testing.TB, args ...string) (string, error) {
 	t.Helper()
-	binary, err := build()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), binary, args...)
+	cmd := exec.CommandContext(t.Context(), Binary(t), args...)
 	home := t.TempDir()
 	cmd.Env = append(os.Environ(),
 		"KUBECONFIG="+h.Kubeconfig, "HOME="+home, "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
@@ -53,6 +49,16 @@ func (h Helm) Must(t testing.TB, args ...string) string {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// Binary returns the path of helm.
+func Binary(t testing.TB) string {
+	t.Helper()
+	binary, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return binary
 }
 
 // build makes bin/helm. go build looks at what it was made of, so this takes a second where it is up to date.

@@ -114,6 +114,9 @@ func TestTypoInValuesIsAnError(t *testing.T) {
 		{"policies[0].name=acme,policies[0].spec.images[0]=a/b,policies[0].spec.subjects[0]=a/b", "'subjects' not allowed"},
 		{"policies[0].name=acme,policies[0].spec.images[0]=a/b,policies[0].useableBy[0].namespace=demo", "'useableBy' not allowed"},
 		{"policies[0].name=acme,policies[0].spec.images[0]=a/b,policies[0].usableBy[0].namespace=demo", "'serviceAccounts'"},
+		{"policies[0].name=acme,policies[0].spec.images[0]=a/b,policies[1].name=acme,policies[1].spec.images[0]=a/c", `"acme" is there twice`},
+		{"policies[0].name=acme,policies[0].spec.images[0]=a/b,policies[0].usableBy[0].namespace=demo,policies[0].usableBy[0].serviceAccounts[0]=a," +
+			"policies[0].usableBy[1].namespace=demo,policies[0].usableBy[1].serviceAccounts[0]=b", `usableBy has namespace "demo" twice`},
 		{"registries.config.registries[0].hots=ghcr.io", "'hots' not allowed"},
 		{"registries.config.denyunlisted=true", "'denyunlisted' not allowed"},
 		{"storageClasses[0].name=count,storageClasses[0].parameters.img=x", "'img' not allowed"},
@@ -130,10 +133,10 @@ func TestTypoInValuesIsAnError(t *testing.T) {
 	}
 }
 
-// deploy/csidriver.yaml and deploy/rbac.yaml are for those who install without helm, and say the same.
+// deploy/csidriver.yaml, deploy/rbac.yaml and deploy/provision-rbac.yaml are for those who install without helm, and say the same.
 func TestPlainManifestsAreWhatTheChartInstalls(t *testing.T) {
-	rendered := objects(t, template(t))
-	for _, file := range []string{"csidriver.yaml", "rbac.yaml"} {
+	rendered := objects(t, template(t, "--set", "provisioner.enabled=true"))
+	for _, file := range []string{"csidriver.yaml", "rbac.yaml", "provision-rbac.yaml"} {
 		text, err := os.ReadFile(filepath.Join(root(), "deploy", file))
 		if err != nil {
 			t.Fatal(err)

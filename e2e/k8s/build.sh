@@ -69,4 +69,5 @@ node)
 	exit 2
 	;;
 esac
+ln -sfn hyperkube "$DIR/kubectl" # it goes by its name, too
 echo "$DIR"

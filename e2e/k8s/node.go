@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -193,9 +192,6 @@ func (n *Node) Close() error {
 	return err
 }
 
-// Do runs f on a thread in the node's mount and network namespaces. f must stay on its goroutine and not end the test.
-func (n *Node) Do(f func() error) error { return n.space.do(f) }
-
 // Start starts a command on the node, whose path must be absolute. It ends with the node.
 func (n *Node) Start(cmd *exec.Cmd) error {
 	if cmd.Env == nil {
@@ -225,11 +221,6 @@ func (n *Node) Output(cmd *exec.Cmd) (string, error) {
 // Path is where this process sees a file of the node.
 func (n *Node) Path(path string) string {
 	return filepath.Join("/proc", fmt.Sprint(n.init.cmd.Process.Pid), "root", path)
-}
-
-// Dial connects to an address as a process on the node does.
-func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, error) {
-	return n.dial(ctx, network, address)
 }
 
 // Dir is the directory of everything that the node's components keep; their logs are in it.

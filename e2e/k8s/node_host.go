@@ -77,7 +77,8 @@ func dropBPFFS() error {
 		if !strings.Contains(line, " - bpf ") {
 			continue
 		}
-		if err := unix.Unmount(fields[4], unix.MNT_DETACH); err != nil {
+		// Where its owner removes the directory meanwhile, the mount has gone along.
+		if err := unix.Unmount(fields[4], unix.MNT_DETACH); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
 			return fmt.Errorf("unmount %s: %w", fields[4], err)
 		}
 	}

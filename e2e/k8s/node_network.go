@@ -92,7 +92,10 @@ func up(name string, address netip.Prefix) error {
 func (w *World) close() { w.space.close() }
 
 // SendUDP sends n datagrams of 18 bytes, 60 with the headers, to port 9 (discard) of the node.
-func (w *World) SendUDP(n int) error {
+func (w *World) SendUDP(n int) error { return w.SendUDPTo(9, n) }
+
+// SendUDPTo is SendUDP to another port.
+func (w *World) SendUDPTo(port uint16, n int) error {
 	return w.space.do(func() error {
 		c, err := net.ListenUDP("udp4", nil)
 		if err != nil {
@@ -100,7 +103,7 @@ func (w *World) SendUDP(n int) error {
 		}
 		defer c.Close()
 		for range n {
-			if _, err := c.WriteToUDPAddrPort(make([]byte, 18), netip.AddrPortFrom(NodeAddress, 9)); err != nil {
+			if _, err := c.WriteToUDPAddrPort(make([]byte, 18), netip.AddrPortFrom(NodeAddress, port)); err != nil {
 				return err
 			}
 		}

@@ -11,7 +11,7 @@ import (
 // and no other, until the test ends.
 func (c *Cluster) VolumeControllers(t testing.TB) {
 	t.Helper()
-	c.beside(t, "kube-controller-manager", "--controllers="+
+	c.control(t, ControllerManager, "--controllers="+
 		"persistentvolume-binder-controller,persistentvolumeclaim-protection-controller,persistentvolume-protection-controller")
 }
 
@@ -35,11 +35,11 @@ func (c *Cluster) Scheduler(t testing.TB, node string) {
 	}
 	// Admission gives every new node this taint, and a controller that is not here would take it away.
 	c.Kubectl(t, "taint", "node", node, "node.kubernetes.io/not-ready:NoSchedule-")
-	c.beside(t, "kube-scheduler")
+	c.control(t, Scheduler)
 }
 
-// beside starts a component that is a client of the API server.
-func (c *Cluster) beside(t testing.TB, name string, args ...string) {
+// control starts a component that is a client of the API server, until the test ends.
+func (c *Cluster) control(t testing.TB, name string, args ...string) {
 	t.Helper()
 	p, err := c.component(name, append([]string{"--kubeconfig=" + c.Admin, "--leader-elect=false", "--secure-port=0"}, args...)...)
 	if err != nil {

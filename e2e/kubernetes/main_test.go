@@ -134,11 +134,18 @@ const (
 // plugin is the binary of a version.
 func (c *cluster) plugin(version string) string { return filepath.Join(c.dir, "bpfvol-"+version) }
 
+// provisioner is the binary of `bpfvol provision`.
+func (c *cluster) provisioner() string { return filepath.Join(c.dir, "bpfvol-provision") }
+
 // buildPlugin builds it as the Makefile does.
 func (c *cluster) buildPlugin(ctx context.Context) error {
+	builds := [][]string{{c.provisioner(), "./cmd/bpfvol-provision", version}}
 	for _, v := range []string{version, nextVersion} {
-		cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-tags=grpcnotrace", "-trimpath", "-ldflags=-s -w -X main.version="+v,
-			"-o", c.plugin(v), "./cmd/bpfvol")
+		builds = append(builds, []string{c.plugin(v), "./cmd/bpfvol", v})
+	}
+	for _, b := range builds {
+		cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-tags=grpcnotrace", "-trimpath",
+			"-ldflags=-s -w -X main.version="+b[2], "-o", b[0], b[1])
 		cmd.Dir = "../.."
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -159,7 +166,7 @@ func (c *cluster) pushImages(ctx context.Context) error {
 	}
 	for _, v := range []string{version, nextVersion} {
 		// As the Dockerfile makes it.
-		image, err := k8s.Image([]string{"/bpfvol"}, []string{"serve"}, k8s.File{Path: "/bpfvol", From: c.plugin(v)}, k8s.File{Path: "/LICENSE", From: "../../LICENSE"},
+		image, err := k8s.Image([]string{"/bpfvol"}, []string{"serve"}, k8s.File{Path: "/bpfvol", From: c.plugin(v)}, k8s.File{Path: "/bpfvol-provision", From: c.provisioner()}, k8s.File{Path: "/LICENSE", From: "../../LICENSE"},
 			k8s.File{Path: "/etc/ssl/certs/ca-certificates.crt", From: "/etc/ssl/certs/ca-certificates.crt"})
 		if err != nil {
 			return err

@@ -15,8 +15,8 @@ import (
 	"github.com/bpfvol/bpfvol/internal/bpftest"
 )
 
-// start makes of the daemon's process what a runtime would make of a container's.
-func (o Options) start(daemon *exec.Cmd) {
+// start makes of the daemon's process what a runtime would make of a container's, and starts it.
+func (o Options) start(daemon *exec.Cmd) error {
 	daemon.SysProcAttr = &syscall.SysProcAttr{}
 	if o.Container {
 		daemon.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS | syscall.CLONE_NEWCGROUP // all mounts become private
@@ -25,6 +25,10 @@ func (o Options) start(daemon *exec.Cmd) {
 		without := Action(append([]string{"without", o.Without, daemon.Path}, daemon.Args[1:]...)...)
 		daemon.Path, daemon.Args = without.Path, without.Args
 	}
+	if o.Start != nil {
+		return o.Start(daemon)
+	}
+	return daemon.Start()
 }
 
 // onNode is a process on the node, by its directory in /proc.

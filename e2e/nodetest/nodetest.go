@@ -44,6 +44,8 @@ type Options struct {
 	Registry func(http.Handler) http.Handler
 	// Policies is the policy file, which may depend on the registry's host; nil: one that admits what the node's key signed.
 	Policies func(registry string) string
+	// Start starts the daemon's process, in its namespaces; nil: it is started.
+	Start func(*exec.Cmd) error
 	// Serve are further arguments of `bpfvol serve`, which win over the node's own.
 	Serve []string
 }
@@ -164,14 +166,22 @@ func (n *Node) StartDaemon(t testing.TB) {
 	if _, err := n.Stack.StartDaemon(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	k, err := kubelet.Connect(t.Context(), n.Endpoint(), n.KubeletDir())
-	if err != nil {
+	if err := n.Connect(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Connect makes kubelet call the daemon that runs now.
+func (n *Node) Connect(ctx context.Context) error {
+	k, err := kubelet.Connect(ctx, n.Endpoint(), n.KubeletDir())
+	if err != nil {
+		return err
 	}
 	if n.Kubelet != nil {
 		n.Kubelet.Close()
 	}
 	n.Kubelet = k
+	return nil
 }
 
 // StopDaemon sends sig and waits for the end. With SIGTERM the daemon must end with status 0.

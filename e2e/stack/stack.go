@@ -43,8 +43,8 @@ type Options struct {
 	Serve []string
 	// HostProcess is --host-process of the daemon and every command; empty: they are on the node.
 	HostProcess string
-	// Start changes the daemon's process before it starts; nil: nothing does.
-	Start func(*exec.Cmd)
+	// Start starts the daemon's process; nil: as it is.
+	Start func(*exec.Cmd) error
 	// Log receives what the daemon writes; nil: kept, see DaemonLog.
 	Log io.Writer
 	// Verbosity of the daemon's log.
@@ -202,11 +202,13 @@ func (s *Stack) StartDaemon(ctx context.Context) (ready time.Duration, err error
 	if s.opts.Log != nil {
 		s.daemon.Stderr = s.opts.Log
 	}
+	start := (*exec.Cmd).Start
 	if s.opts.Start != nil {
-		s.opts.Start(s.daemon)
+		start = s.opts.Start
 	}
 	started := time.Now()
-	if err := s.InNetNS(s.daemon.Start); err != nil {
+	if err := s.InNetNS(func() error { return start(s.daemon) }); err != nil {
+		s.daemon = nil
 		return 0, err
 	}
 	s.exited = make(chan error, 1)

@@ -16,7 +16,7 @@ import (
 )
 
 // tools are the programs that tests run. They are this machine's, with the libraries they load.
-var tools = []string{"sh", "true", "sleep", "nsenter", "ip", "tc", "ping", "clang", "bpftool", "xdp-loader", "xdpdump", "secilc"}
+var tools = []string{"sh", "cat", "true", "sleep", "nsenter", "ip", "tc", "ping", "clang", "bpftool", "xdp-loader", "xdpdump", "secilc"}
 
 // files are what the tools and the tests read, as far as this machine has it: patterns.
 var files = []string{

@@ -256,6 +256,23 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
+// Somebody removed the whole cache under a process that uses it. It makes a new one, which others use as well.
+func TestCacheThatWasRemovedIsMadeAnew(t *testing.T) {
+	reg := imagetest.Start(t)
+	store, dir := cached(t, reg)
+	imagetest.PushImage(t, reg.Host, "acme/count", "v1", bpf.Count())
+	ref := imagetest.Reference(t, reg.Host+"/acme/count:v1")
+	for range 2 {
+		pull(t, store, ref, image.PullOptions{})
+		if err := os.RemoveAll(filepath.Dir(dir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pull(t, store, ref, image.PullOptions{})
+	other := imagetest.OpenStore(t, image.Options{Dir: dir, Registries: imagetest.Registries(t, reg.Host)})
+	pull(t, other, ref, image.PullOptions{Policy: volume.PullNever})
+}
+
 const killed = "BPFVOL_TEST_KILLED" // directory, host
 
 // A process that pulls is killed at any moment; the next one opens the cache, finds nothing half-written and pulls.

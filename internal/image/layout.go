@@ -93,16 +93,42 @@ func openLayout(dir string) (_ *layout, err error) {
 	if l.blobs, err = oci.NewStorage(dir); err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(l.path(ocispec.ImageLayoutFile)); err != nil {
-		version, err := json.Marshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
-		if err != nil {
-			return nil, err
-		}
-		if err := l.replace(ocispec.ImageLayoutFile, version); err != nil {
-			return nil, err
-		}
+	if err := l.writeVersion(); err != nil {
+		return nil, err
 	}
 	return l, l.update(func(*ocispec.Index) bool { return false })
+}
+
+// writeVersion writes the file that says of which version the layout is, where there is none.
+func (l *layout) writeVersion() error {
+	if _, err := os.Stat(l.path(ocispec.ImageLayoutFile)); err == nil {
+		return nil
+	}
+	version, err := json.Marshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
+	if err != nil {
+		return err
+	}
+	return l.replace(ocispec.ImageLayoutFile, version)
+}
+
+// remake makes the directory anew and uses that: the lock of the old one excludes nobody.
+func (l *layout) remake() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := os.MkdirAll(l.dir, 0o700); err != nil {
+		return err
+	}
+	lock, err := os.OpenFile(l.path(useLock), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := flock(lock, syscall.LOCK_SH); err != nil {
+		lock.Close()
+		return err
+	}
+	l.lock.Close()
+	l.lock = lock
+	return l.writeVersion()
 }
 
 // sweep removes what was being written.
@@ -134,11 +160,24 @@ func (l *layout) close() error {
 
 func (l *layout) path(name string) string { return filepath.Join(l.dir, name) }
 
+// open opens a file that is a lock. It makes the layout again that somebody removed: who locks is about to write.
+func (l *layout) open(name string) (*os.File, error) {
+	f, err := os.OpenFile(l.path(name), os.O_CREATE|os.O_RDWR, 0o600)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return f, cacheError(err)
+	}
+	if err := l.remake(); err != nil {
+		return nil, cacheError(err)
+	}
+	f, err = os.OpenFile(l.path(name), os.O_CREATE|os.O_RDWR, 0o600)
+	return f, cacheError(err)
+}
+
 // hold keeps garbage collection away until it is released.
 func (l *layout) hold() (release func(), err error) {
-	f, err := os.OpenFile(l.path(gcLock), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := l.open(gcLock)
 	if err != nil {
-		return nil, cacheError(err)
+		return nil, err
 	}
 	if err := flock(f, syscall.LOCK_SH); err != nil {
 		f.Close()
@@ -378,9 +417,9 @@ func isImported(d ocispec.Descriptor) bool { return d.Annotations[annotationImpo
 // update changes index.json, alone among all processes. It is written where change says so, or where there is none.
 // Annotations are shared with readers: change replaces them.
 func (l *layout) update(change func(*ocispec.Index) bool) error {
-	f, err := os.OpenFile(l.path(indexLock), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := l.open(indexLock)
 	if err != nil {
-		return cacheError(err)
+		return err
 	}
 	defer f.Close()
 	if err := flock(f, syscall.LOCK_EX); err != nil {

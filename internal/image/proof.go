@@ -93,7 +93,15 @@ func (p *proofs) readKey() (err error) {
 
 // locked calls f alone among all processes.
 func (p *proofs) locked(f func() error) error {
-	lock, err := os.OpenFile(filepath.Join(p.dir, proofsLock), os.O_CREATE|os.O_RDWR, 0o600)
+	path := filepath.Join(p.dir, proofsLock)
+	lock, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	removed := errors.Is(err, fs.ErrNotExist)
+	if removed {
+		if err := os.MkdirAll(p.dir, 0o700); err != nil {
+			return cacheError(err)
+		}
+		lock, err = os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	}
 	if err != nil {
 		return cacheError(err)
 	}
@@ -101,7 +109,22 @@ func (p *proofs) locked(f func() error) error {
 	if err := flock(lock, syscall.LOCK_EX); err != nil {
 		return cacheError(err)
 	}
+	if removed {
+		if err := p.keepKey(); err != nil {
+			return err
+		}
+	}
 	return f()
+}
+
+// keepKey writes the key of this process where somebody removed the file. Another process that was quicker has its own: what
+// one of the two proved, the other proves again.
+func (p *proofs) keepKey() error {
+	path := filepath.Join(p.dir, proofsKey)
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return cacheError(err)
+	}
+	return p.replace(path, p.key)
 }
 
 // replace writes a file in one step; by who holds the lock.

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bpfvol/bpfvol/bpf"
 	"github.com/bpfvol/bpfvol/internal/bpftest"
 )
@@ -60,4 +62,41 @@ func (f *fixture) bench(b *testing.B, image, attach string) error {
 	b.ReportMetric(float64(publish.Microseconds())/float64(b.N), "µs/publish")
 	b.ReportMetric(float64(unpublish.Microseconds())/float64(b.N), "µs/unpublish")
 	return nil
+}
+
+// BenchmarkPass is what a look at a hundred volumes costs that are all well: a tracepoint each, and one in ten also XDP.
+func BenchmarkPass(b *testing.B) {
+	const volumes = 100
+	f := newFixture(b)
+	ns, _ := bpftest.Pair(b)
+	hooks, count := f.signed(b, "hooks", hooks()), f.signed(b, "count", bpf.Count())
+	for i := range volumes {
+		req := f.request(b, hooks, "{program: on_raw_tracepoint, rawTracepoint: sys_enter}")
+		if i%10 == 0 {
+			req = f.request(b, count, "{program: count, xdp: {interface: veth0}}")
+		}
+		f.publishIn(b, ns, req)
+	}
+	r := NewReconciler(f.Engine, ReconcileOptions{Repair: true, Grace: grace})
+	pass := func() error { return r.Pass(f.ctx) }
+	cpu := processorTime(b)
+	for b.Loop() {
+		if err := ns.Do(pass); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if got := r.Last(); got.Repairs+got.Failures > 0 {
+		b.Fatalf("report is %+v, want nothing done", got)
+	}
+	b.ReportMetric(float64((processorTime(b)-cpu).Microseconds())/float64(b.N), "cpu-µs/pass")
+}
+
+// processorTime is what this process has used.
+func processorTime(b *testing.B) time.Duration {
+	b.Helper()
+	var usage unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &usage); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }

@@ -45,6 +45,9 @@ type basis struct {
 	digest, object digest.Digest
 }
 
+// errOtherObject says that the image, read anew, is not what runs: another version of bpfvol chose that.
+var errOtherObject = fmt.Errorf("volume: %w: it runs another object of its image; unpublish it first", ErrConflict)
+
 func (e *Engine) pointsHere(_ context.Context, a volume.Attach) (points []dispatcher.Point, err error) {
 	err = e.opts.Host.Do(func() (err error) {
 		points, err = dispatcher.Resolve(a.Hook)
@@ -101,7 +104,7 @@ func (e *Engine) stages(ctx context.Context, req Request, spec volume.Spec, on b
 		return nil, err
 	}
 	if on.object != "" && code.Object().Digest != on.object {
-		return nil, fmt.Errorf("volume: %w: it runs another object of its image; unpublish it first", ErrConflict)
+		return nil, errOtherObject
 	}
 	e.reached(StageOpened)
 	object, err := loader.Parse(code, spec)

@@ -17,6 +17,9 @@
 //   - what is decided is told once, with its reason (TestEachDecisionIsToldOnce), and a dry run decides the same
 //     (TestDryRunDecidesAsPublishDoes)
 //   - publishing again with the same arguments changes nothing, with others is refused (TestPublishAgain)
+//   - pods of a PersistentVolume share what runs (TestTargetsShareWhatRuns), each is decided about by that
+//     (TestSecondTargetIsDecidedAboutByWhatRuns), and what fails or ends for one leaves the others alone
+//     (TestFailedSecondTargetLeavesTheFirst, TestSecondTargetKilledAfterEachStage, TestFirstTargetGoesWhileTheSecondCounts)
 //   - a volume that cannot be taken away holds up no other one (TestRecoverGoesOnPastAStuckVolume)
 //   - a program that stopped makes its volume unhealthy, and no other (TestHealthSaysWhatIsWrong, TestOneDeadInterfaceOfTwo)
 //   - an idle engine holds no BPF object, so a restart drops no packet (TestIdleEngineHoldsNoBPFObjects)
@@ -35,6 +38,7 @@ import (
 	"github.com/bpfvol/bpfvol/internal/host"
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/libxdp"
+	"github.com/bpfvol/bpfvol/internal/podfs"
 	"github.com/bpfvol/bpfvol/internal/volume"
 	"github.com/bpfvol/bpfvol/verify"
 )
@@ -192,6 +196,14 @@ func (e *Engine) reached(s Stage) {
 // Stats returns the number of files that the volume shows at target, which must be the one it was published at.
 func (e *Engine) Stats(_ context.Context, id, target string) (pins int, err error) {
 	rec, err := e.records.read(volume.FileName(id))
+	if errors.As(err, new(*unreadableError)) {
+		// kubelet asks once a minute, and there is nothing new to tell.
+		err = e.opts.Host.Do(func() (err error) {
+			pins, err = podfs.Stats(target)
+			return err
+		})
+		return pins, err
+	}
 	if err != nil {
 		return 0, err
 	}

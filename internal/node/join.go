@@ -5,7 +5,6 @@ package node
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/cilium/ebpf/link"
 
@@ -28,7 +27,7 @@ func (e *Engine) join(ctx context.Context, name string, v *decided, rec *Record)
 	if err != nil {
 		return err
 	}
-	content.Iterators, err = e.pinnedIterators(name, v.members)
+	content.Iterators, err = e.pinnedIterators(name, rec)
 	defer func() {
 		for _, it := range content.Iterators {
 			it.Link.Close()
@@ -46,16 +45,16 @@ func (e *Engine) join(ctx context.Context, name string, v *decided, rec *Record)
 }
 
 // pinnedIterators opens what attachIterators pinned. The caller closes what is returned, also beside an error.
-func (e *Engine) pinnedIterators(name string, members []member) (its []podfs.Iterator, err error) {
-	for i, m := range members {
-		if m.hook.Kind() != volume.KindIter {
+func (e *Engine) pinnedIterators(name string, rec *Record) (its []podfs.Iterator, err error) {
+	for i, p := range rec.Programs {
+		if p.Hook != string(volume.KindIter) {
 			continue
 		}
-		l, err := link.LoadPinnedLink(e.linkPin(name, i, 0, m.program), nil)
+		l, err := link.LoadPinnedLink(e.linkPin(name, i, 0, p.Name), nil)
 		if err != nil {
-			return its, fmt.Errorf("iterator %q: %w", m.program, pinsError(err))
+			return its, fmt.Errorf("iterator %.64q: %w", p.Name, pinsError(err))
 		}
-		its = append(its, podfs.Iterator{Name: m.program, Link: l})
+		its = append(its, podfs.Iterator{Name: p.Name, Link: l})
 	}
 	return its, nil
 }
@@ -64,18 +63,20 @@ func (e *Engine) pinnedIterators(name string, members []member) (its []podfs.Ite
 // route to another interface.
 func (r *Record) basis() basis { return basis{points: r.points, digest: r.Digest, object: r.Object} }
 
-// points are where a program was attached.
+// points are where what is asked for was attached, by the interfaces' names of then.
 func (r *Record) points(_ context.Context, a volume.Attach) (points []dispatcher.Point, err error) {
-	for _, p := range r.Programs {
-		// Of a point that has an interface it is the second word.
-		_, rest, _ := strings.Cut(p.Point, " ")
-		name, _, _ := strings.Cut(rest, " ")
-		if p.Name == a.Program && onInterfaces(a.Hook, []string{name}).String() == p.Point {
-			points = append(points, dispatcher.Point{Interface: name})
+	for _, made := range r.Attachments {
+		h, err := made.hook()
+		if err != nil {
+			return nil, err
+		}
+		names := volume.Interfaces(h)
+		if volume.MarshalAttach([]volume.Attach{{Program: a.Program, Hook: onInterfaces(a.Hook, names)}}) == made.Attach {
+			points = append(points, dispatcher.Point{Interface: names[0]})
 		}
 	}
 	if len(points) == 0 {
-		return nil, fmt.Errorf("volume: %w: program %.64q runs elsewhere; unpublish it first", ErrConflict, a.Program)
+		return nil, errOtherObject
 	}
 	return points, nil
 }

@@ -103,7 +103,7 @@ func TestTargetsShareWhatRuns(t *testing.T) {
 		}
 	}
 	for target, want := range map[string]string{first.Target: "0:0 0444", second.Target: "0:2000 0440"} {
-		for _, name := range []string{"volume.json", "maps/hits", "json/hits", "iter/show_tasks"} {
+		for _, name := range []string{"volume.json", "types.btf"} { // the way to the others is through directories of the group
 			var st unix.Stat_t
 			if err := unix.Stat(filepath.Join(target, name), &st); err != nil {
 				t.Error(err)
@@ -473,5 +473,40 @@ func TestPodsOfAVolumeStartAtOnce(t *testing.T) {
 	}
 	for _, req := range requests {
 		wantCounted(t, req.Target, 1)
+	}
+}
+
+// What was attached is found by all that was asked for but the interface, which may be called otherwise now.
+func TestPointsOfARecordAreThoseThatWereMade(t *testing.T) {
+	asked, err := volume.ParseAttach(`[
+		{program: count, xdp: '@default-route'}, {program: count, xdp: {interface: eth1, priority: 100}},
+		{program: count, tc: {interface: [eth2, eth3], direction: egress}}, {program: other, xdp: eth4},
+		{program: count, tracepoint: sched/sched_switch}]`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := &decided{}
+	for i, names := range [][]string{{"eth0"}, {"eth1"}, {"eth2", "eth3"}, {"eth4"}, nil} {
+		for _, name := range names {
+			made.members = append(made.members, member{program: asked[i].Program, hook: onInterfaces(asked[i].Hook, []string{name})})
+		}
+		if names == nil {
+			made.members = append(made.members, member{program: asked[i].Program, hook: asked[i].Hook})
+		}
+	}
+	rec := &Record{Attachments: made.attachments()}
+	for i, want := range []string{"[eth0]", "[eth1]", "[eth2 eth3]", "[eth4]"} {
+		points, err := rec.points(t.Context(), asked[i])
+		var names []string
+		for _, p := range points {
+			names = append(names, p.Interface)
+		}
+		if got := fmt.Sprint(names); got != want || err != nil {
+			t.Errorf("attachment %d was made at %s, want %s: %v", i, got, want, err)
+		}
+	}
+	asked[0].Program = "unknown"
+	if _, err := rec.points(t.Context(), asked[0]); !errors.Is(err, ErrConflict) {
+		t.Errorf("what was never attached: error is %v, want %v", err, ErrConflict)
 	}
 }

@@ -21,22 +21,14 @@ const kubeletData = "vol_data.json"
 
 // collect takes away the targets of pods that kubelet knows of no more, and with the last target the volume: nobody will
 // ever unpublish them. The API server is not asked.
-func (r *Reconciler) collect(ctx context.Context, report *Report) error {
+func (r *Reconciler) collect(ctx context.Context, volumes []Volume, report *Report) error {
 	if r.opts.Grace == 0 || r.engine.opts.TargetRoot == "" {
 		return nil
 	}
-	names, err := r.engine.records.names()
-	if err != nil {
-		return err
-	}
 	seen := map[string]bool{}
-	for _, name := range names {
-		rec, err := r.engine.records.read(name)
-		if err != nil {
-			continue // nothing says where it is
-		}
-		for _, t := range rec.Targets {
-			key := name + " " + t.Path
+	for _, v := range volumes {
+		for _, t := range v.Targets { // none, where the record cannot be read
+			key := v.name + " " + t.Path
 			gone, err := isForgotten(r.engine.opts.TargetRoot, t)
 			if err != nil {
 				return err // whatever it is, it is no proof
@@ -52,7 +44,7 @@ func (r *Reconciler) collect(ctx context.Context, report *Report) error {
 			if !known || r.opts.Now().Sub(since) < r.opts.Grace {
 				continue
 			}
-			r.takeOrphan(ctx, rec.VolumeID, t, report)
+			r.takeOrphan(ctx, v.VolumeID, t, report)
 		}
 	}
 	for key := range r.absent {

@@ -3,6 +3,8 @@
 package node
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -183,4 +185,27 @@ func TestKubeletDirectoryThatIsNotMountedProvesNothing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The pods of a PersistentVolume come and go by themselves: of one that is gone, only its target is taken away.
+func TestOrphanedTargetLeavesTheOthers(t *testing.T) {
+	f := newFixture(t)
+	first := f.persistent(t)
+	second := f.another(t, first)
+	f.publishKnown(t, first)
+	f.publishKnown(t, second)
+	removeData(t, f, first)
+	r, clock := f.reconciler(grace)
+	wantOrphans(t, f, r, 0)
+	clock.now = clock.now.Add(grace)
+	wantOrphans(t, f, r, 1)
+	if _, err := os.Lstat(first.Target); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("target of the pod that is gone: error is %v, want none there", err)
+	}
+	wantCounted(t, second.Target, 2)
+	removeData(t, f, second)
+	wantOrphans(t, f, r, 1)
+	clock.now = clock.now.Add(grace)
+	wantOrphans(t, f, r, 2)
+	f.wantNothing(t, second)
 }

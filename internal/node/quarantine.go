@@ -3,6 +3,7 @@
 package node
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"os"
@@ -53,11 +54,11 @@ func readRegular(path string) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, &unreadableError{why: "it is no file"}
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxRecord))
-	if err != nil {
+	data := bytes.NewBuffer(make([]byte, 0, min(info.Size(), maxRecord)+bytes.MinRead))
+	if _, err := data.ReadFrom(io.LimitReader(f, maxRecord)); err != nil {
 		return nil, recordError(err)
 	}
-	return data, nil
+	return data.Bytes(), nil
 }
 
 // leaveUnread says whether a volume, of which the record cannot be read, is at a target and whole. Then a pod uses it, and

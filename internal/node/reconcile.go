@@ -123,15 +123,21 @@ func (r *Reconciler) Pass(ctx context.Context) error {
 
 func (r *Reconciler) pass(ctx context.Context, report *Report) error {
 	r.tried = map[string]bool{}
-	uncollected := r.collect(ctx, report)
+	volumes, err := r.engine.volumes()
+	if err != nil {
+		return err
+	}
+	orphans := report.Orphans
+	uncollected := r.collect(ctx, volumes, report)
+	if report.Orphans > orphans {
+		if volumes, err = r.engine.volumes(); err != nil {
+			return errors.Join(uncollected, err)
+		}
+	}
 	if r.opts.Repair {
 		if err := r.repairPoints(ctx, report); err != nil {
 			return errors.Join(uncollected, err)
 		}
-	}
-	volumes, err := r.engine.volumes()
-	if err != nil {
-		return errors.Join(uncollected, err)
 	}
 	points, unread := r.engine.points.Status()
 	if r.opts.Repair && r.repairVolumes(ctx, volumes, points, report) {
@@ -203,7 +209,8 @@ func (r *Reconciler) repairPoints(ctx context.Context, report *Report) error {
 // repairVolumes repairs what is each volume's own, and says whether it did anything.
 func (r *Reconciler) repairVolumes(ctx context.Context, volumes []Volume, points []dispatcher.PointStatus, report *Report) (changed bool) {
 	for _, v := range volumes {
-		if v.State != statePublished || !r.engine.pinned(v.name) || r.engine.isSound(v, points) {
+		// What is shown nowhere is about to go: whoever takes it away may have been interrupted.
+		if v.State != statePublished || v.unmounted == len(v.Targets) || !r.engine.pinned(v.name) || r.engine.isSound(v, points) {
 			delete(r.failed, v.name)
 			continue
 		}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package crash
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/bpfvol/bpfvol/e2e/nodetest"
+	"github.com/bpfvol/bpfvol/internal/kernelstate"
+)
+
+// state is everything that a volume could leave behind. Ids are left out: a program that was replaced by its like is no
+// difference.
+type state struct {
+	Kernel     []string // programs, links, maps and mounts of the machine
+	Files      []string // of the daemon, with directories and pins
+	Pods       []string // files and directories of kubelet
+	Open       []string // what the daemon has open
+	Goroutines string   // of the daemon
+}
+
+var shared = flag.Bool("shared", false, "others use BPF on this machine, too: look at the node's own mounts, pins and descriptors, not at every BPF object")
+
+// state looks. Without a daemon, the last two are empty.
+func (w *world) state(t *testing.T) (s state) {
+	t.Helper()
+	kernel, err := kernelstate.Take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Kernel = kernel.Names()
+	if *shared {
+		s.Kernel = slices.DeleteFunc(s.Kernel, func(name string) bool { return !strings.Contains(name, w.Dir) })
+	}
+	err = filepath.WalkDir(w.Dir, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if strings.HasPrefix(path, w.KubeletDir()) {
+			s.Pods = append(s.Pods, path)
+			return nil
+		}
+		s.Files = append(s.Files, path)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.Running() {
+		s.Goroutines = w.metrics.goroutines(t) // over a connection that stays
+		s.Open = openFiles(t, w.DaemonPID())
+	}
+	return s
+}
+
+var number = regexp.MustCompile(`\[[0-9]+\]`)
+
+// openFiles lists what a process has open, sockets and pipes without their numbers.
+func openFiles(t *testing.T, pid int) (open []string) {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if target, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil { // else it is closed by now
+			open = append(open, number.ReplaceAllString(target, ""))
+		}
+	}
+	slices.Sort(open)
+	return open
+}
+
+// rest is the state of now, with a daemon that has come to rest.
+func (w *world) rest(t *testing.T) state {
+	t.Helper()
+	s := w.state(t)
+	s.Open, s.Goroutines = w.idle.Open, w.idle.Goroutines
+	return s
+}
+
+// settled is the state when nothing changes any more: connections take a moment to end.
+func (w *world) settled(t *testing.T) state {
+	t.Helper()
+	s := w.state(t)
+	for same := 0; same < 5; {
+		time.Sleep(10 * time.Millisecond)
+		now := w.state(t)
+		if same++; !cmp.Equal(s, now) {
+			s, same = now, 0
+		}
+	}
+	return s
+}
+
+// want wants everything to be as it was, as soon as the kernel and the daemon had time to free what nobody uses.
+func (w *world) want(t *testing.T, what string, before state, but ...func(*state)) {
+	t.Helper()
+	for deadline, pause := time.Now().Add(5*time.Second), time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
+		now := w.state(t)
+		for _, leaveOut := range but {
+			leaveOut(&before)
+			leaveOut(&now)
+		}
+		diff := cmp.Diff(before, now)
+		if diff == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			if before.Goroutines != now.Goroutines {
+				_ = w.Stack.StopDaemon(syscall.SIGQUIT) // which makes it write what each does
+			}
+			t.Fatalf("%s (-before +now):\n%s", what, diff)
+		}
+		time.Sleep(pause)
+	}
+}
+
+// The pod's directory is kubelet's until it has unpublished the volume.
+func pods(s *state) { s.Pods = nil }
+
+// metricsAddress is in the network namespace of the node.
+const metricsAddress = "127.0.0.1:9808"
+
+// metrics asks the daemon how many goroutines it has.
+type metrics struct{ client *http.Client }
+
+func newMetrics(n *nodetest.Node) metrics {
+	return metrics{&http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		DialContext: func(_ context.Context, network, address string) (c net.Conn, err error) {
+			err = n.InNetNS(func() error {
+				c, err = net.Dial(network, address)
+				return err
+			})
+			return c, err
+		},
+	}}}
+}
+
+func (m metrics) close() { m.client.CloseIdleConnections() }
+
+// goroutines is the daemon's own count. It serves metrics a moment after the CSI socket.
+func (m metrics) goroutines(t *testing.T) string {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		response, err := m.client.Get("http://" + metricsAddress + "/metrics")
+		if err != nil {
+			if time.Now().After(deadline) {
+				t.Fatal(err)
+			}
+			continue
+		}
+		defer response.Body.Close()
+		count := ""
+		for lines := bufio.NewScanner(response.Body); lines.Scan(); {
+			if n, ok := strings.CutPrefix(lines.Text(), "go_goroutines "); ok {
+				count = n
+			}
+		}
+		if count == "" {
+			t.Fatal("no go_goroutines in /metrics")
+		}
+		return count
+	}
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package crash
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/bpfvol/bpfvol/e2e/crash/inject"
+	"github.com/bpfvol/bpfvol/e2e/kubelet"
+	"github.com/bpfvol/bpfvol/e2e/nodetest"
+	"github.com/bpfvol/bpfvol/internal/bpftest"
+)
+
+// world is a node whose daemon runs under supervision, with a neighbour that is to notice nothing: a volume at the XDP
+// point that the volumes of the tests join and leave.
+type world struct {
+	*nodetest.Node
+	faults    *inject.Supervisor
+	node      *bpftest.NetNS
+	peer      *bpftest.NetNS
+	count     string // image that counts at all hooks
+	neighbour *nodetest.Volume
+	metrics   metrics
+	pods      int   // that had the PersistentVolume
+	idle      state // of a daemon at rest
+}
+
+// How the daemon of a world runs.
+type supervision bool
+
+const (
+	plain      supervision = false
+	supervised supervision = true
+)
+
+func newWorld(t *testing.T, how supervision) *world {
+	t.Helper()
+	bpftest.Root(t)
+	w := new(world)
+	w.faults = inject.New(inject.Options{Name: w.name})
+	t.Cleanup(w.faults.Wait)
+	w.node, w.peer = bpftest.Pair(t)
+	options := nodetest.Options{NetNS: w.node, Serve: []string{"--http", metricsAddress}}
+	if how == supervised {
+		options.Start = w.faults.Start
+	}
+	w.Node = nodetest.Start(t, options)
+	w.metrics = newMetrics(w.Node)
+	t.Cleanup(w.metrics.close)
+	w.count = w.Signed(t, "count", object("count"))
+	w.neighbour = w.Publish(t, map[string]string{"image": w.Signed(t, "counter", object("counter")), "attach": "{program: counter, xdp: veth0}"})
+	w.restart(t) // its start tidies the cache
+	w.idle = w.settled(t)
+	return w
+}
+
+func object(name string) string { return filepath.Join("..", "..", "bpf", name+".bpf.o") }
+
+// attach are programs of which one is the second at its point, one the first, and one at a hook that the kernel shares.
+const attach = `
+- {program: count, xdp: {interface: veth0, priority: 50}}
+- {program: count_out, tc: {interface: veth0, direction: egress}}
+- {program: on_exec, tracepoint: syscalls/sys_enter_execve}`
+
+// volume is a pod's own.
+func (w *world) volume() *nodetest.Volume {
+	return w.New(map[string]string{"image": w.count, "attach": attach})
+}
+
+// persistent is a PersistentVolume in a new pod. It is the same in all of them.
+func (w *world) persistent() *nodetest.Volume {
+	w.pods++
+	return w.NewFor(
+		kubelet.Pod{Namespace: "e2e", Name: "reader", UID: fmt.Sprintf("10000000-0000-4000-8000-%012d", w.pods), ServiceAccount: "app"},
+		kubelet.Volume{Name: "bpf", Attributes: map[string]string{"image": w.count, "attach": attach}, Persistent: true, Handle: "shared"},
+	)
+}
+
+// restart starts the daemon again, without faults, however it ended.
+func (w *world) restart(t *testing.T) {
+	t.Helper()
+	w.StopDaemon(t, syscall.SIGKILL)
+	w.StartDaemon(t)
+}
+
+// unstable is what is different in every run of what effects are about.
+var unstable = []struct {
+	pattern *regexp.Regexp
+	word    string
+}{
+	{regexp.MustCompile(`csi-[0-9a-f]{64}`), "VOLUME"},
+	{regexp.MustCompile(`[0-9a-f]{64}`), "DIGEST"},
+	{regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`), "POD"},
+	{regexp.MustCompile(`(xdp|tc-[a-z]+)-[0-9]+-[0-9]+`), "$1-POINT"},
+	{regexp.MustCompile(`/[0-9]+(/|$)`), "/ID$1"},
+	{regexp.MustCompile(`socket:\[[0-9]+\]`), "socket"},
+	{regexp.MustCompile(`_[0-9]{6,}`), "_RANDOM"}, // files that become blobs of the cache
+}
+
+// name makes the name of an effect: the system call, and what it changes, from the directory of the node.
+func (w *world) name(call, what string) string {
+	if w.Node != nil {
+		what = strings.ReplaceAll(what, w.Dir+"/", "")
+	}
+	for _, u := range unstable {
+		what = u.pattern.ReplaceAllString(what, u.word)
+	}
+	return call + " " + what
+}
+
+// traffic sends datagrams to the node, one a millisecond, until it is stopped.
+type traffic struct {
+	counted int // by the neighbour, before
+	sent    int
+	stop    chan struct{}
+	end     func() // closes stop
+	done    chan error
+}
+
+func (w *world) traffic(t *testing.T) *traffic {
+	t.Helper()
+	f := &traffic{counted: w.counted(t), stop: make(chan struct{}), done: make(chan error, 1)}
+	f.end = sync.OnceFunc(func() { close(f.stop) })
+	var c *net.UDPConn
+	err := w.peer.Do(func() (err error) {
+		c, err = net.ListenUDP("udp4", nil)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := netip.AddrPortFrom(w.node.Addr, 9) // discard
+	t.Cleanup(f.end)
+	go func() {
+		defer c.Close()
+		for tick := time.NewTicker(time.Millisecond); ; {
+			if _, err := c.WriteToUDPAddrPort([]byte("packet"), to); err != nil {
+				f.done <- err
+				return
+			}
+			f.sent++
+			select {
+			case <-tick.C:
+			case <-f.stop:
+				f.done <- nil
+				return
+			}
+		}
+	}()
+	return f
+}
+
+// wantAllCounted ends the traffic and wants the neighbour to have counted all of it.
+func (w *world) wantAllCounted(t *testing.T, f *traffic) {
+	t.Helper()
+	f.end()
+	if err := <-f.done; err != nil {
+		t.Error(err)
+	}
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		counted := w.counted(t) - f.counted
+		if counted == f.sent {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("the neighbour counted %d of %d packets", counted, f.sent)
+			return
+		}
+	}
+}
+
+// counted is how many packets the neighbour has counted.
+func (w *world) counted(t *testing.T) (sum int) {
+	t.Helper()
+	var perCPU []int
+	w.neighbour.Value(t, "packets", "0", &perCPU)
+	for _, n := range perCPU {
+		sum += n
+	}
+	return sum
+}
+
+// wantView wants the volume to show to its pod what its programs count.
+func (w *world) wantView(t *testing.T, v *nodetest.Volume) {
+	t.Helper()
+	var flow struct{ Packets int }
+	key := `{"saddr":"` + w.peer.Addr.String() + `","protocol":"UDP"}`
+	for deadline := time.Now().Add(5 * time.Second); !v.Value(t, "flows", key, &flow); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Errorf("the volume counts no packet")
+			return
+		}
+	}
+	if entries := v.Entries(t, "totals"); len(entries) != 2 {
+		t.Errorf("totals shows %d entries, want 2", len(entries))
+	}
+	if _, err := os.Stat(filepath.Join(v.Target, "maps", "events")); err != nil {
+		t.Error(err)
+	}
+}
