@@ -154,14 +154,15 @@ var scenarios = []scenario{
 	{name: "recovery after a publish for a second pod", persistent: true, before: killed(mountPart), act: start, only: not(atEveryStart)},
 }
 
-// visited numbers effects by their names, and takes those at which the scenario's faults are to come. Of writes to a file
-// one after another, the first: how many it takes depends on how it comes from the network.
+// visited numbers effects by their names, and takes those at which the scenario's faults are to come. Of writes to a file one
+// after another it takes the first, as how many there are depends on the network; and the first BPF token that is asked for,
+// as every bpffs of the machine is asked.
 func (s scenario) visited(effects []string) (faults []inject.Fault) {
 	counts := map[string]int{}
 	on, last := len(s.always) == 0, ""
 	for _, e := range effects {
 		counts[e]++
-		again := e == last && strings.HasPrefix(e, "write ")
+		again := e == last && (strings.HasPrefix(e, "write ") || e == "bpf TOKEN_CREATE")
 		last = e
 		if again {
 			continue
