@@ -271,9 +271,9 @@ func (d *Dispatcher) Detach(ctx context.Context, volume string) error {
 }
 
 func (d *Dispatcher) detach(ctx context.Context, p Point, volume string) (err error) {
-	mine, empty := d.look(p, volume)
-	if !mine && !empty {
-		return nil
+	mine, empty, err := d.look(p, volume)
+	if err != nil || !mine && !empty {
+		return err
 	}
 	s, err := d.open(ctx, p, false)
 	if err != nil && !mine {

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -384,4 +386,29 @@ func (w *world) replaceInterface(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Detach that cannot see whether a point is a volume's has not ended it there.
+func TestDetachFailsWhereAPointCannotBeRead(t *testing.T) {
+	w := newWorld(t, "xdp")
+	prog, _ := w.program(t, "count", carriers[w.carrier].pass)
+	w.mustAttach(t, first, prog)
+	members := filepath.Join(w.root, w.point.dirName(), membersDir)
+	if err := os.Chmod(members, 0); err != nil {
+		t.Fatal(err)
+	}
+	err := w.here.Do(func() error {
+		if err := errors.Join(giveUp(unix.CAP_DAC_OVERRIDE), giveUp(unix.CAP_DAC_READ_SEARCH)); err != nil {
+			return err
+		}
+		return w.Detach(context.Background(), first.Volume)
+	})
+	if !errors.Is(err, os.ErrPermission) {
+		t.Errorf("detach: %v, want that it is not permitted", err)
+	}
+	if err := os.Chmod(members, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.mustDetach(t, first.Volume)
+	w.nothingLeft(t)
 }

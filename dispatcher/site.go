@@ -208,9 +208,12 @@ func (d *Dispatcher) points() ([]Point, error) {
 }
 
 // look reports, without a lock, whether a volume has something at a point, and whether nothing at all has.
-func (d *Dispatcher) look(p Point, volume string) (mine, empty bool) {
+func (d *Dispatcher) look(p Point, volume string) (mine, empty bool, err error) {
 	volumes, err := pin.Names(filepath.Join(d.root, p.dirName(), membersDir))
-	return slices.Contains(volumes, volume), err == nil && len(volumes) == 0
+	if errors.Is(err, unix.ENOTDIR) {
+		err = nil // somebody's pin of that name holds no members
+	}
+	return slices.Contains(volumes, volume), err == nil && len(volumes) == 0, err
 }
 
 // removeEmpty removes the directory of all points when the last is gone.
