@@ -32,7 +32,7 @@ func CodeOf(err error) codes.Code {
 	switch {
 	case err == nil:
 		return codes.OK
-	case isAny(err, node.ErrTeardown, node.ErrBusy, node.ErrNewer, image.ErrPulling):
+	case isAny(err, node.ErrTeardown, node.ErrBusy, node.ErrUnreadable, node.ErrNewer, image.ErrPulling):
 		return codes.Aborted
 	case isAny(err, errNotReady, image.ErrUnavailable, verify.ErrUnavailable):
 		return codes.Unavailable

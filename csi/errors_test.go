@@ -67,6 +67,7 @@ func TestCodes(t *testing.T) {
 		{"operation in flight on this volume", node.ErrBusy, codes.Aborted},
 		{"pull still running", image.ErrPulling, codes.Aborted},
 		{"pull still running at the deadline", errors.Join(image.ErrPulling, context.DeadlineExceeded), codes.Aborted},
+		{"record that cannot be read", node.ErrUnreadable, codes.Aborted},
 		{"record of a newer version", node.ErrNewer, codes.Aborted},
 		{"teardown failed", node.ErrTeardown, codes.Aborted},
 		{"teardown failed after a final error", errors.Join(node.ErrTeardown, &verify.DeniedError{}), codes.Aborted},

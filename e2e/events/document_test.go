@@ -88,6 +88,8 @@ var elsewhere = map[string]string{
 	`volume: a volume of this name exists with other <what>; delete it first`:                    "csi: TestCreateVolume",
 	`volume: no such volume: CreateVolume never returned this id`:                                "csi: TestValidateVolumeCapabilities",
 	`record: cannot be read: a newer version of bpfvol wrote it: schema <n>, this one reads <n>; install that version again, or delete the pod`: "internal/node: TestPublishOverARecordThatCannotBeRead",
+	`target: another volume is mounted there; unpublish it`:                                                   "internal/node: TestTargetOfAnotherVolumeIsLeftAlone",
+	`record: cannot be read: <problem>; delete the pod to take the volume away`:                               "internal/node: TestPodLeavesASharedVolumeWithoutARecordToTheOthers",
 	`<what>: too many open files<fix>`:                                                                        "e2e/exhaustion: TestNoFileDescriptorLeft",
 	`lock: read-only file system; look at the node plugin's state directory`:                                  "e2e/exhaustion: TestStateDirectoryReadOnly",
 	`volume: already published with other arguments: it runs another object of its image; unpublish it first`: "internal/node: TestSecondTargetIsDecidedAboutByWhatRuns",

@@ -51,6 +51,8 @@ var (
 	ErrConflict = errors.New("already published with other arguments")
 	// ErrTeardown means that something could not be taken away. The record is kept, so Unpublish can try again.
 	ErrTeardown = errors.New("could not take everything away")
+	// ErrUnreadable means that nobody knows who else uses the volume, as its record cannot be read. Everything is left as it is.
+	ErrUnreadable = errors.New("record cannot be read")
 	// ErrNewer means that a newer version of bpfvol wrote the volume's record. Everything is left as it is.
 	ErrNewer = errors.New("written by a newer version of bpfvol")
 	// ErrUnknownVolume means that there is no such volume, or not at that target.
@@ -196,7 +198,7 @@ func (e *Engine) reached(s Stage) {
 // Stats returns the number of files that the volume shows at target, which must be the one it was published at.
 func (e *Engine) Stats(_ context.Context, id, target string) (pins int, err error) {
 	rec, err := e.records.read(volume.FileName(id))
-	if errors.As(err, new(*unreadableError)) {
+	if errors.Is(err, ErrUnreadable) {
 		// kubelet asks once a minute, and there is nothing new to tell.
 		err = e.opts.Host.Do(func() (err error) {
 			pins, err = podfs.Stats(target)

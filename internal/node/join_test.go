@@ -126,6 +126,36 @@ func TestTargetsShareWhatRuns(t *testing.T) {
 // indexOnTracepoint is the program's element of the map hits of bpf.Sections and bpf.Hooks.
 const indexOnTracepoint = 0
 
+// What a crash left of one pod's target, and nobody can take away, does not keep other pods from coming.
+func TestStuckTargetOfAnotherPodHoldsUpNobody(t *testing.T) {
+	f := newFixture(t)
+	first := f.persistent(t)
+	f.publish(t, first)
+	stuck := f.another(t, first)
+	f.publish(t, stuck)
+	rec, err := f.records.read(volume.FileName(first.VolumeID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.Target(stuck.Target).State = statePublishing
+	if err := f.records.write(rec); err != nil {
+		t.Fatal(err)
+	}
+	if err := podfs.Unmount(stuck.Target); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(stuck.Target, "somebody"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	third := f.another(t, first)
+	f.publish(t, third)
+	wantCounted(t, third.Target, 2)
+	if err := f.Unpublish(f.ctx, stuck.VolumeID, stuck.Target); !errors.Is(err, ErrTeardown) {
+		t.Errorf("the stuck target's unpublish: %v, want %v", err, ErrTeardown)
+	}
+	remove(t, filepath.Join(stuck.Target, "somebody"))
+}
+
 // The pod that came first goes while the others use the volume. Who is last takes all of it along.
 func TestFirstTargetGoesWhileTheSecondCounts(t *testing.T) {
 	f := newFixture(t)

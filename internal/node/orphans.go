@@ -44,7 +44,7 @@ func (r *Reconciler) collect(ctx context.Context, volumes []Volume, report *Repo
 			if !known || r.opts.Now().Sub(since) < r.opts.Grace {
 				continue
 			}
-			r.takeOrphan(ctx, v.VolumeID, t, report)
+			r.takeOrphan(ctx, v, t, report)
 		}
 	}
 	for key := range r.absent {
@@ -55,13 +55,14 @@ func (r *Reconciler) collect(ctx context.Context, volumes []Volume, report *Repo
 	return nil
 }
 
-func (r *Reconciler) takeOrphan(ctx context.Context, id string, t Target, report *Report) {
-	log := klog.FromContext(ctx).WithValues("volume", id, "pod", klog.KRef(t.Pod.Namespace, t.Pod.Name), "podUID", t.Pod.UID)
-	what := "orphan " + id + " " + t.Path
+func (r *Reconciler) takeOrphan(ctx context.Context, v Volume, t Target, report *Report) {
+	log := klog.FromContext(ctx).WithValues("volume", v.VolumeID, "pod", klog.KRef(t.Pod.Namespace, t.Pod.Name), "podUID", t.Pod.UID)
+	what := "orphan " + v.VolumeID + " " + t.Path
 	r.tried[what] = true
 	was, failed := r.failed[what]
-	err := r.engine.Unpublish(ctx, id, t.Path)
+	taken, err := r.engine.takeForgotten(ctx, v.name, t.Path)
 	switch {
+	case err == nil && !taken: // kubelet came back to it
 	case err == nil:
 		report.Orphans++
 		delete(r.failed, what)
@@ -71,6 +72,29 @@ func (r *Reconciler) takeOrphan(ctx context.Context, id string, t Target, report
 		r.failed[what] = failure{text: err.Error()}
 		log.Error(err, "volume of a pod that is gone not taken away, it will be tried again")
 	}
+}
+
+// takeForgotten looks again under the volume's lock, as kubelet may have come back to the target, and takes it away.
+func (e *Engine) takeForgotten(ctx context.Context, name, target string) (taken bool, err error) {
+	unlock, err := e.locks.try(name)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	rec, err := e.records.read(name)
+	if errors.Is(err, ErrUnknownVolume) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	t := rec.Target(target)
+	if t == nil {
+		return false, nil
+	}
+	if gone, err := isForgotten(e.opts.TargetRoot, *t); !gone || err != nil {
+		return false, err
+	}
+	return true, e.take(ctx, name, rec, target)
 }
 
 // isForgotten says whether kubelet does not know a target any more: the directory of its pod, or its record in the

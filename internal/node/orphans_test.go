@@ -101,6 +101,31 @@ func TestGraceBeginsAnewWhenThePodIsBack(t *testing.T) {
 	}
 }
 
+// kubelet may come back to a target between the look at its files and the lock.
+func TestOrphanThatKubeletComesBackToIsLeft(t *testing.T) {
+	f := newFixture(t)
+	req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)
+	f.publishKnown(t, req)
+	removeData(t, f, req)
+	back := false
+	clock := &clock{now: time.Now()}
+	r := NewReconciler(f.Engine, ReconcileOptions{Grace: grace, Now: func() time.Time {
+		if back { // asked after the look
+			if err := os.WriteFile(filepath.Join(filepath.Dir(req.Target), kubeletData), []byte("{}"), 0o600); err != nil {
+				t.Error(err)
+			}
+			if err := f.Publish(f.ctx, req); err != nil {
+				t.Error(err)
+			}
+		}
+		return clock.now
+	}})
+	wantOrphans(t, f, r, 0)
+	back, clock.now = true, clock.now.Add(grace)
+	wantOrphans(t, f, r, 0)
+	wantCounted(t, req.Target, 2)
+}
+
 func TestOrphanThatACallHoldsIsLeft(t *testing.T) {
 	f := newFixture(t)
 	req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)

@@ -46,10 +46,16 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 	var rec *Record
 	whole := false
 	err = e.opts.Host.Do(func() (err error) {
-		if whole, err = e.leaveUnread(name, req.Target); whole || err != nil {
+		if whole, err = e.leaveUnread(name, req); whole || err != nil {
 			return err
 		}
-		rec, err = e.standing(ctx, name, req)
+		if rec, err = e.standing(ctx, name, req); err != nil || rec != nil && rec.Target(req.Target) != nil {
+			return err
+		}
+		others, err := e.isOthers(name, req.Target)
+		if others {
+			err = &podfs.TargetError{Path: req.Target, Msg: "another volume is mounted there; unpublish it", Kind: podfs.ErrTarget}
+		}
 		return err
 	})
 	if whole {
@@ -77,6 +83,23 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 		rec.Targets = append(rec.Targets, v.target(req))
 	}
 	return e.opts.Host.Do(func() error { return e.carryOut(ctx, name, v, rec, req.Target, effects) })
+}
+
+// isOthers says whether a target shows another volume, which must not go with what fails or ends there.
+func (e *Engine) isOthers(name, target string) (bool, error) {
+	if mounted, err := podfs.Mounted(target); !mounted || err != nil {
+		return false, err
+	}
+	names, err := e.records.names()
+	if err != nil {
+		return false, err
+	}
+	for _, other := range names {
+		if rec, err := e.records.read(other); other != name && err == nil && rec.Target(target) != nil {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // carryOut makes the effects of a publish, or takes back what it made of them.
@@ -157,8 +180,13 @@ func (e *Engine) standing(ctx context.Context, name string, req Request) (*Recor
 		if whole {
 			continue
 		}
-		if err := e.take(ctx, name, rec, t.Path); err != nil {
+		err := e.take(ctx, name, rec, t.Path)
+		switch {
+		case err == nil:
+		case t.Path == req.Target || len(rec.Targets) == 1:
 			return nil, fmt.Errorf("%w: %w", ErrTeardown, err)
+		default:
+			klog.FromContext(ctx).Error(err, "another target not taken away, its unpublish tries again", "target", t.Path)
 		}
 	}
 	if len(rec.Targets) == 0 {

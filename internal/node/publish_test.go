@@ -52,6 +52,23 @@ func TestPublishRunsAndShowsMaps(t *testing.T) {
 	f.wantNothing(t, req)
 }
 
+// A volume's target is no other volume's, whatever is called there.
+func TestTargetOfAnotherVolumeIsLeftAlone(t *testing.T) {
+	f := newFixture(t)
+	req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)
+	f.publish(t, req)
+	other := req
+	other.VolumeID = "other"
+	if err := f.Publish(f.ctx, other); !errors.Is(err, podfs.ErrTarget) {
+		t.Errorf("publish: error is %v, want %v", err, podfs.ErrTarget)
+	}
+	wantCounted(t, req.Target, 2)
+	if err := f.Unpublish(f.ctx, other.VolumeID, req.Target); err != nil {
+		t.Errorf("unpublish: %v", err)
+	}
+	wantCounted(t, req.Target, 2)
+}
+
 func TestPublishAgain(t *testing.T) {
 	f := newFixture(t)
 	req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)

@@ -31,8 +31,10 @@ func (e *unreadableError) Error() string {
 	return "record: cannot be read: " + e.why + "; " + fix
 }
 
-// Is makes errors.Is(err, ErrNewer) true.
-func (e *unreadableError) Is(target error) bool { return target == ErrNewer && e.newer }
+// Is makes it an ErrUnreadable, and an ErrNewer.
+func (e *unreadableError) Is(target error) bool {
+	return target == ErrUnreadable || target == ErrNewer && e.newer
+}
 
 // maxRecord is far more than the limits on attributes let a record have.
 const maxRecord = 4 << 20
@@ -61,19 +63,21 @@ func readRegular(path string) ([]byte, error) {
 	return data.Bytes(), nil
 }
 
-// leaveUnread says whether a volume, of which the record cannot be read, is at a target and whole. Then a pod uses it, and
-// starting over would end what that sees. What a newer version wrote is not started over anyhow: it may have other targets.
-func (e *Engine) leaveUnread(name, target string) (whole bool, err error) {
+// leaveUnread says whether a volume, of which the record cannot be read, is at the target of req and whole. Then a pod uses
+// it, and starting over would end what that sees. What a newer version wrote is not started over anyhow, nor is a
+// PersistentVolume that runs: it may have other targets.
+func (e *Engine) leaveUnread(name string, req Request) (whole bool, err error) {
 	_, err = e.records.read(name)
-	if !errors.As(err, new(*unreadableError)) {
+	if !errors.Is(err, ErrUnreadable) {
 		return false, nil
 	}
-	if e.pinned(name) {
-		if mounted, err := podfs.Mounted(target); mounted || err != nil {
+	pinned := e.pinned(name)
+	if pinned {
+		if mounted, err := podfs.Mounted(req.Target); mounted || err != nil {
 			return mounted, err
 		}
 	}
-	if errors.Is(err, ErrNewer) {
+	if errors.Is(err, ErrNewer) || pinned && req.Subject.Persistent {
 		return false, err
 	}
 	return false, nil

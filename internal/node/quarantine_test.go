@@ -102,6 +102,28 @@ func TestVolumeOutlivesItsRecord(t *testing.T) {
 	}
 }
 
+// The first pod of a PersistentVolume goes on using it while another one waits: nobody knows whose it would be taken from.
+func TestPodLeavesASharedVolumeWithoutARecordToTheOthers(t *testing.T) {
+	f := newFixture(t)
+	first := f.persistent(t)
+	f.publish(t, first)
+	second := f.another(t, first)
+	spoil(t, f, first, "truncated")
+	if err := f.Publish(f.ctx, second); !errors.Is(err, ErrUnreadable) {
+		t.Errorf("error is %v, want %v", err, ErrUnreadable)
+	}
+	wantCounted(t, first.Target, 2)
+	if _, err := os.Lstat(second.Target); err == nil {
+		t.Error("something is at the second pod's target")
+	}
+	if err := f.Unpublish(f.ctx, first.VolumeID, first.Target); err != nil {
+		t.Error(err)
+	}
+	f.wantNothing(t, first)
+	f.publish(t, second)
+	wantCounted(t, second.Target, 1)
+}
+
 // What is not whole is started over, but not what a newer version knows more about.
 func TestPublishOverARecordThatCannotBeRead(t *testing.T) {
 	f := newFixture(t)

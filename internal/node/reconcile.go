@@ -14,6 +14,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/bpfvol/bpfvol/dispatcher"
+	"github.com/bpfvol/bpfvol/internal/panics"
 )
 
 // ReconcileOptions configures a Reconciler.
@@ -113,7 +114,7 @@ func (r *Reconciler) Pass(ctx context.Context) error {
 	start := time.Now()
 	report := r.Last()
 	report.Unhealthy, report.Unreadable, report.Foreign = 0, 0, 0
-	err := r.engine.opts.Host.Do(func() error { return r.pass(ctx, &report) })
+	err := panics.Catch(func() error { return r.engine.opts.Host.Do(func() error { return r.pass(ctx, &report) }) })
 	report.Took = time.Since(start)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -230,7 +231,7 @@ func (e *Engine) repairLocked(ctx context.Context, name string) (did []string, e
 	}
 	defer unlock()
 	v, err := e.volume(name)
-	if errors.Is(err, ErrUnknownVolume) || err == nil && v.State != statePublished {
+	if errors.Is(err, ErrUnknownVolume) || err == nil && (v.State != statePublished || v.unmounted == len(v.Targets)) {
 		return nil, nil
 	} else if err != nil {
 		return nil, err

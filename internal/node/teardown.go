@@ -41,6 +41,9 @@ func (e *Engine) unpublish(ctx context.Context, id, target string) error {
 		if err := podfs.Check(target, e.opts.TargetRoot); err != nil {
 			return nil //nolint:nilerr // nothing of ours is there, and kubelet must be able to forget the volume
 		}
+		if others, err := e.isOthers(name, target); others || err != nil {
+			return err
+		}
 	case err != nil:
 		klog.FromContext(ctx).Error(err, "record unreadable, taking the volume away all the same")
 	case rec.Target(target) == nil:
