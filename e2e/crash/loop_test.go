@@ -30,6 +30,8 @@ const (
 // again. Soon after nobody kills the daemon any more, every pod has come and gone, and nothing is left.
 func TestKilledAgainAndAgain(t *testing.T) {
 	w := newWorld(t, plain)
+	w.settleNeighbour(t)
+	w.settle(t)
 	t.Logf("the same moments again: -seed %d", *seed)
 	count := loopPods
 	if !*all {
@@ -51,10 +53,11 @@ func TestKilledAgainAndAgain(t *testing.T) {
 		defer close(begun)
 		defer close(pods)
 		for range count {
-			pods <- w.volume()
+			pods <- w.volume(everywhere)
 		}
 	}()
 
+	w.StopDaemon(t, syscall.SIGKILL)
 	kills := 0
 	random := rand.New(rand.NewPCG(*seed, 0))
 	for killing := true; killing; kills++ {

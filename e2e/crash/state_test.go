@@ -3,11 +3,11 @@
 package crash
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -49,6 +49,7 @@ func (w *world) state(t *testing.T) (s state) {
 	if *shared {
 		s.Kernel = slices.DeleteFunc(s.Kernel, func(name string) bool { return !strings.Contains(name, w.Dir) })
 	}
+	ingest := filepath.Join(w.CacheDir(), "oci", "ingest") // made by a pull and removed at a start; what is in it counts
 	err = filepath.WalkDir(w.Dir, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
@@ -59,7 +60,9 @@ func (w *world) state(t *testing.T) (s state) {
 			s.Pods = append(s.Pods, path)
 			return nil
 		}
-		s.Files = append(s.Files, path)
+		if path != ingest {
+			s.Files = append(s.Files, path)
+		}
 		return nil
 	})
 	if err != nil {
@@ -129,6 +132,7 @@ func (w *world) want(t *testing.T, what string, before state, but ...func(*state
 		if time.Now().After(deadline) {
 			if before.Goroutines != now.Goroutines {
 				_ = w.Stack.StopDaemon(syscall.SIGQUIT) // which makes it write what each does
+				w.StartDaemon(t)
 			}
 			t.Fatalf("%s (-before +now):\n%s", what, diff)
 		}
@@ -138,6 +142,14 @@ func (w *world) want(t *testing.T, what string, before state, but ...func(*state
 
 // The pod's directory is kubelet's until it has unpublished the volume.
 func pods(s *state) { s.Pods = nil }
+
+// A connection to a registry is kept for the next pull.
+func connections(s *state) { s.Open, s.Goroutines = nil, "" }
+
+// A pull that did not end leaves what it has in the cache.
+func cached(s *state) {
+	s.Files = slices.DeleteFunc(slices.Clone(s.Files), func(path string) bool { return strings.Contains(path, "/cache/") })
+}
 
 // metricsAddress is in the network namespace of the node.
 const metricsAddress = "127.0.0.1:9808"
@@ -163,23 +175,31 @@ func (m metrics) close() { m.client.CloseIdleConnections() }
 func (m metrics) goroutines(t *testing.T) string {
 	t.Helper()
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
-		response, err := m.client.Get("http://" + metricsAddress + "/metrics")
-		if err != nil {
-			if time.Now().After(deadline) {
-				t.Fatal(err)
-			}
-			continue
+		count, err := m.value("go_goroutines")
+		if err == nil {
+			return count
 		}
-		defer response.Body.Close()
-		count := ""
-		for lines := bufio.NewScanner(response.Body); lines.Scan(); {
-			if n, ok := strings.CutPrefix(lines.Text(), "go_goroutines "); ok {
-				count = n
-			}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
 		}
-		if count == "" {
-			t.Fatal("no go_goroutines in /metrics")
-		}
-		return count
 	}
+}
+
+// value is that of a metric.
+func (m metrics) value(name string) (string, error) {
+	response, err := m.client.Get("http://" + metricsAddress + "/metrics")
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			return strings.TrimSpace(value), nil
+		}
+	}
+	return "", fmt.Errorf("no %s in /metrics", name)
 }

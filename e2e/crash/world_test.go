@@ -3,6 +3,7 @@
 package crash
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -21,15 +22,15 @@ import (
 	"github.com/bpfvol/bpfvol/internal/bpftest"
 )
 
-// world is a node whose daemon runs under supervision, with a neighbour that is to notice nothing: a volume at the XDP
-// point that the volumes of the tests join and leave.
+// world is a node, and mostly a neighbour on it that is to notice nothing: a volume at the XDP point that the volumes of the
+// tests join and leave.
 type world struct {
 	*nodetest.Node
 	faults    *inject.Supervisor
 	node      *bpftest.NetNS
 	peer      *bpftest.NetNS
-	count     string // image that counts at all hooks
-	neighbour *nodetest.Volume
+	count     string           // image that counts at all hooks
+	neighbour *nodetest.Volume // nil: there is none
 	metrics   metrics
 	pods      int   // that had the PersistentVolume
 	idle      state // of a daemon at rest
@@ -50,7 +51,7 @@ func newWorld(t *testing.T, how supervision) *world {
 	w.faults = inject.New(inject.Options{Name: w.name})
 	t.Cleanup(w.faults.Wait)
 	w.node, w.peer = bpftest.Pair(t)
-	options := nodetest.Options{NetNS: w.node, Serve: []string{"--http", metricsAddress}}
+	options := nodetest.Options{NetNS: w.node, Serve: []string{"--http", metricsAddress, "--repair-interval", "24h"}}
 	if how == supervised {
 		options.Start = w.faults.Start
 	}
@@ -58,22 +59,58 @@ func newWorld(t *testing.T, how supervision) *world {
 	w.metrics = newMetrics(w.Node)
 	t.Cleanup(w.metrics.close)
 	w.count = w.Signed(t, "count", object("count"))
+	return w
+}
+
+// settleNeighbour gives the node its neighbour.
+func (w *world) settleNeighbour(t *testing.T) {
+	t.Helper()
 	w.neighbour = w.Publish(t, map[string]string{"image": w.Signed(t, "counter", object("counter")), "attach": "{program: counter, xdp: veth0}"})
+}
+
+// settleOther gives the PersistentVolume to a pod, which has it until the test ends.
+func (w *world) settleOther(t *testing.T) {
+	t.Helper()
+	other := w.persistent()
+	defer w.traffic(t).end()
+	published(t, w, other)
+	t.Cleanup(func() {
+		w.wantView(t, other)
+		if err := other.TearDown(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// settle learns what a daemon at rest has open, and sees to it that there is one to take away what the test published so
+// far, however it ends.
+func (w *world) settle(t *testing.T) {
+	t.Helper()
 	w.restart(t) // its start tidies the cache
 	w.idle = w.settled(t)
-	return w
+	t.Cleanup(func() {
+		if w.Running() {
+			return
+		}
+		ctx := context.WithoutCancel(t.Context())
+		if _, err := w.Stack.StartDaemon(ctx); err != nil {
+			t.Error(err)
+		} else if err := w.Connect(ctx); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func object(name string) string { return filepath.Join("..", "..", "bpf", name+".bpf.o") }
 
-// attach are programs of which one is the second at its point, one the first, and one at a hook that the kernel shares.
-const attach = `
+// everywhere are programs of which one is the second at its point, one the first, and one at a hook that the kernel shares.
+const everywhere = `
 - {program: count, xdp: {interface: veth0, priority: 50}}
 - {program: count_out, tc: {interface: veth0, direction: egress}}
 - {program: on_exec, tracepoint: syscalls/sys_enter_execve}`
 
 // volume is a pod's own.
-func (w *world) volume() *nodetest.Volume {
+func (w *world) volume(attach string) *nodetest.Volume {
 	return w.New(map[string]string{"image": w.count, "attach": attach})
 }
 
@@ -82,7 +119,7 @@ func (w *world) persistent() *nodetest.Volume {
 	w.pods++
 	return w.NewFor(
 		kubelet.Pod{Namespace: "e2e", Name: "reader", UID: fmt.Sprintf("10000000-0000-4000-8000-%012d", w.pods), ServiceAccount: "app"},
-		kubelet.Volume{Name: "bpf", Attributes: map[string]string{"image": w.count, "attach": attach}, Persistent: true, Handle: "shared"},
+		kubelet.Volume{Name: "bpf", Attributes: map[string]string{"image": w.count, "attach": everywhere}, Persistent: true, Handle: "shared"},
 	)
 }
 
@@ -104,7 +141,7 @@ var unstable = []struct {
 	{regexp.MustCompile(`(xdp|tc-[a-z]+)-[0-9]+-[0-9]+`), "$1-POINT"},
 	{regexp.MustCompile(`/[0-9]+(/|$)`), "/ID$1"},
 	{regexp.MustCompile(`socket:\[[0-9]+\]`), "socket"},
-	{regexp.MustCompile(`_[0-9]{6,}`), "_RANDOM"}, // files that become blobs of the cache
+	{regexp.MustCompile(`(DIGEST_|\.tmp)[0-9]+`), "${1}RANDOM"}, // of os.CreateTemp
 }
 
 // name makes the name of an effect: the system call, and what it changes, from the directory of the node.
@@ -167,7 +204,7 @@ func (w *world) wantAllCounted(t *testing.T, f *traffic) {
 	if err := <-f.done; err != nil {
 		t.Error(err)
 	}
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Second); w.neighbour != nil; time.Sleep(time.Millisecond) {
 		counted := w.counted(t) - f.counted
 		if counted == f.sent {
 			return
@@ -182,6 +219,9 @@ func (w *world) wantAllCounted(t *testing.T, f *traffic) {
 // counted is how many packets the neighbour has counted.
 func (w *world) counted(t *testing.T) (sum int) {
 	t.Helper()
+	if w.neighbour == nil {
+		return 0
+	}
 	var perCPU []int
 	w.neighbour.Value(t, "packets", "0", &perCPU)
 	for _, n := range perCPU {

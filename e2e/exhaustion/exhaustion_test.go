@@ -298,33 +298,31 @@ func TestMemoryCgroupTooSmallForAMap(t *testing.T) {
 	tr := begin(t, nil)
 	limitMemory(t, tr.DaemonPID(), 32<<20)
 	v := tr.New(map[string]string{"image": tr.image, "attach": onGetpgid, "mapEntries": "{hits: 6000000}"})
-	tr.want(t, v, codes.ResourceExhausted, `load: map "hits": cannot allocate memory; ask for less, for example by mapEntries`)
+	tr.want(t, v, codes.ResourceExhausted, "load: map hits: cannot allocate memory; ask for less, for example by mapEntries")
 	tr.works(t, tr.another())
 }
 
-// limitMemory puts a process into a memory cgroup.
+// limitMemory puts a process into a memory cgroup, of whichever version the machine has.
 func limitMemory(t *testing.T, pid, bytes int) {
 	t.Helper()
-	const v1 = "/sys/fs/cgroup/memory"
-	file := "memory.limit_in_bytes"
-	if _, err := os.Stat(filepath.Join(v1, file)); err != nil {
-		t.Skipf("a memory cgroup of version 1: %v", err)
+	root, limit := "/sys/fs/cgroup", "memory.max"
+	if _, err := os.Stat("/sys/fs/cgroup/memory/memory.limit_in_bytes"); err == nil {
+		root, limit = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
+	} else if err := os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte("+memory"), 0o600); err != nil {
+		t.Skipf("a memory cgroup: %v", err)
 	}
-	dir, err := os.MkdirTemp(v1, "bpfvol-e2e-") //nolint:usetesting // a cgroup, in its own file system
+	dir, err := os.MkdirTemp(root, "bpfvol-e2e-") //nolint:usetesting // a cgroup, in its own file system
 	if err != nil {
 		t.Skipf("make a memory cgroup: %v", err)
 	}
 	t.Cleanup(func() {
-		// The processes are where they were before they are gone.
-		if err := os.WriteFile(filepath.Join(v1, "cgroup.procs"), fmt.Append(nil, pid), 0o600); err != nil {
-			t.Log(err)
-		}
-		if err := os.Remove(dir); err != nil {
+		// A cgroup with a process in it cannot be removed, and the daemon ends after this.
+		if err := errors.Join(os.WriteFile(filepath.Join(root, "cgroup.procs"), fmt.Append(nil, pid), 0o600), os.Remove(dir)); err != nil {
 			t.Error(err)
 		}
 	})
 	err = errors.Join(
-		os.WriteFile(filepath.Join(dir, file), fmt.Append(nil, bytes), 0o600),
+		os.WriteFile(filepath.Join(dir, limit), fmt.Append(nil, bytes), 0o600),
 		os.WriteFile(filepath.Join(dir, "cgroup.procs"), fmt.Append(nil, pid), 0o600),
 	)
 	if err != nil {

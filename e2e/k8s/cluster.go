@@ -16,7 +16,8 @@
 //   - after Kill nothing answers, after Restart everything is as it was (TestAPIServerComesBackWithItsState);
 //   - nothing is left: no process, no file, no socket (TestClusterLeavesNothing).
 //
-// The binary is built from the Go module proxy by build.sh, once per machine and version: see docs/testing.md.
+// StartNode starts all of a cluster: see Node. The binaries are built from the Go module proxy by build.sh, once per machine and
+// version: see docs/testing.md.
 package k8s
 
 import (

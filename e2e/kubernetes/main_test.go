@@ -49,7 +49,8 @@ func (s shared) Run() int {
 // cluster is a node with images in its registry, and the plugin as binaries and images of two versions.
 type cluster struct {
 	*k8s.Node
-	dir string // of this machine: binaries, the signing key, the cache of the command line
+	dir      string          // of this machine: binaries, the signing key, the cache of the command line
+	archived map[string]bool // tests whose failure is
 }
 
 // The image references of the tests, as their manifests have them.
@@ -77,13 +78,7 @@ func start(t *testing.T) *cluster {
 	if theCluster.err != nil {
 		t.Fatal(theCluster.err)
 	}
-	c := theCluster.cluster
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("what the node's components say is in %s", c.archive(t))
-		}
-	})
-	return c
+	return theCluster.cluster
 }
 
 func closeCluster() error {
@@ -103,7 +98,7 @@ func newCluster(ctx context.Context) (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{dir: dir}
+	c := &cluster{dir: dir, archived: map[string]bool{}}
 	for _, step := range []func(context.Context) error{c.buildPlugin, c.startNode, c.pushImages, c.pushBytecode} {
 		if err := step(ctx); err != nil {
 			return c, err

@@ -28,6 +28,7 @@ func (c *cluster) deploy(t *testing.T, how deployment) {
 	t.Helper()
 	remove := how(t, c)
 	t.Cleanup(remove)
+	t.Cleanup(func() { c.archiveIfFailed(t) }) // with the plugin's log
 	c.awaitDriver(t, true)
 }
 

@@ -69,6 +69,7 @@ func (c *cluster) namespace(t *testing.T, name string) {
 	t.Helper()
 	c.kubectl(t, "create", "namespace", name)
 	t.Cleanup(func() { c.kubectl(t, "delete", "namespace", name, "--timeout="+patience.String()) })
+	t.Cleanup(func() { c.archiveIfFailed(t) }) // with the pods in it
 	c.await(t, "/api/v1/namespaces/"+name+"/serviceaccounts/default", k8s.Exists)
 }
 
@@ -153,13 +154,16 @@ func (c *cluster) traces(t *testing.T) traces {
 	if s.kernel, err = kernelstate.Take(); err != nil {
 		t.Fatal(err)
 	}
+	alive := c.kubectl(t, "get", "pods", "-A", "-o", "jsonpath={.items[*].metadata.uid}") // the plugin's own pod changes
 	for _, dir := range []string{"/sys/fs/bpf/bpfvol/volumes", "/sys/fs/bpf/bpfvol/points", "/run/bpfvol/volumes", "/run/bpfvol/locks", "/var/lib/kubelet/pods"} {
 		entries, err := os.ReadDir(c.Path(dir))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			t.Fatal(err)
 		}
 		for _, e := range entries {
-			s.files[dir+"/"+e.Name()] = true
+			if !strings.Contains(alive, e.Name()) {
+				s.files[dir+"/"+e.Name()] = true
+			}
 		}
 	}
 	mounts, err := os.ReadFile(c.Path("/proc/1/mounts"))
@@ -167,22 +171,31 @@ func (c *cluster) traces(t *testing.T) traces {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(mounts)) {
-		s.files[fmt.Sprintf("mount %s", strings.TrimSpace(line))] = true
+		if strings.Contains(line, " bpf ") || strings.Contains(line, "kubernetes.io~csi") {
+			s.files[fmt.Sprintf("mount %s", strings.TrimSpace(line))] = true
+		}
 	}
 	return s
 }
 
-// archive keeps what says why a test failed, and returns its directory.
-func (c *cluster) archive(t *testing.T) string {
+// archiveIfFailed keeps what says why a test failed. The first call counts: later ones would see less.
+func (c *cluster) archiveIfFailed(t *testing.T) {
 	t.Helper()
+	if !t.Failed() || c.archived[t.Name()] {
+		return
+	}
+	c.archived[t.Name()] = true
 	dir, err := filepath.Abs(filepath.Join("../../.cache/e2e", strings.ReplaceAll(t.Name(), "/", "_")))
 	if err != nil {
-		return err.Error()
+		t.Error(err)
+		return
 	}
 	os.RemoveAll(dir)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err.Error()
+		t.Error(err)
+		return
 	}
+	t.Logf("what the node's components say is in %s", dir)
 	logs, _ := filepath.Glob(filepath.Join(c.Dir(), "*.log"))
 	for _, log := range logs {
 		if text, err := os.ReadFile(log); err == nil {
@@ -204,5 +217,4 @@ func (c *cluster) archive(t *testing.T) string {
 	if mounts, err := os.ReadFile(c.Path("/proc/1/mounts")); err == nil {
 		os.WriteFile(filepath.Join(dir, "mounts"), mounts, 0o644) //nolint:errcheck // as much as there is
 	}
-	return dir
 }

@@ -39,19 +39,23 @@ func (c *cluster) packets(t *testing.T, namespace, pod string) uint64 {
 	t.Helper()
 	var sum uint64
 	for line := range strings.Lines(c.exec(t, namespace, pod, "cat", "/bpf/json/flows")) {
-		var entry struct {
-			Key struct {
-				Saddr    string
-				Protocol string
-			}
-			Value struct{ Packets uint64 }
-		}
-		if err := json.Unmarshal([]byte(line), &entry); err != nil {
-			t.Fatalf("json/flows: %q: %v", line, err)
-		}
-		if entry.Key.Saddr == "10.250.0.1" && entry.Key.Protocol == "UDP" {
-			sum += entry.Value.Packets
-		}
+		sum += udpFromWorld(t, line)
 	}
 	return sum
+}
+
+// udpFromWorld is the number of UDP packets from the world that a line of json/flows tells of.
+func udpFromWorld(t *testing.T, line string) uint64 {
+	t.Helper()
+	var entry struct {
+		Key   struct{ Saddr, Protocol string }
+		Value struct{ Packets uint64 }
+	}
+	if err := json.Unmarshal([]byte(line), &entry); err != nil {
+		t.Fatalf("json/flows: %q: %v", line, err)
+	}
+	if entry.Key.Saddr != "10.250.0.1" || entry.Key.Protocol != "UDP" {
+		return 0
+	}
+	return entry.Value.Packets
 }

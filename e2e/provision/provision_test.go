@@ -16,6 +16,9 @@ var counts = map[string]string{
 	"maps":   "flows",
 }
 
+// label is for nodes with SELinux.
+var label = []string{"context=system_u:object_r:container_file_t:s0"}
+
 func TestClaimGetsAVolume(t *testing.T) {
 	c := start(t)
 	c.provision(t)
@@ -30,7 +33,10 @@ func TestClaimGetsAVolume(t *testing.T) {
 		{"kept", "Retain", []string{"ReadWriteOnce"}, "Released"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c.class(t, test.name, counts, func(class map[string]any) { class["reclaimPolicy"] = test.policy })
+			c.class(t, test.name, counts, func(class map[string]any) {
+				class["reclaimPolicy"] = test.policy
+				class["mountOptions"] = label
+			})
 			c.claim(t, test.name, test.name, func(_, spec map[string]any) { spec["accessModes"] = test.modes })
 			got := c.bound(t, test.name)
 
@@ -42,6 +48,7 @@ func TestClaimGetsAVolume(t *testing.T) {
 			want.Spec.PersistentVolumeReclaimPolicy = test.policy
 			want.Spec.StorageClassName = test.name
 			want.Spec.VolumeMode = "Filesystem"
+			want.Spec.MountOptions = label
 			want.Spec.CSI.Driver = "csi.bpfvol.io"
 			want.Spec.CSI.VolumeHandle = "bpfvol-" + want.Metadata.Name
 			want.Spec.CSI.VolumeAttributes = counts
@@ -103,7 +110,7 @@ func TestBadClaimsSayWhy(t *testing.T) {
 		{name: "value", parameters: with("pullPolicy", "Sometimes"), says: `parameters: pullPolicy: unknown value "Sometimes"; known are Always, IfNotPresent, Never`},
 		{name: "none", says: "parameters: image: is missing; name a bytecode image, like ghcr.io/acme/count:v1"},
 		{name: "pod-info", parameters: with("csi.storage.k8s.io/ephemeral", "false"), says: `parameters: key "csi.storage.k8s.io/ephemeral" is Kubernetes' own; remove it`},
-		{name: "options", parameters: counts, class: func(class map[string]any) { class["mountOptions"] = []string{"ro"} }, says: "mountOptions: not supported by a bytecode volume; leave them out"},
+		{name: "options", parameters: counts, class: func(class map[string]any) { class["mountOptions"] = []string{"ro"} }, says: "mountOptions: a bytecode volume takes none but context=; leave the others out"},
 		{name: "copy", parameters: counts, claim: func(_, spec map[string]any) {
 			spec["dataSource"] = map[string]any{"kind": "PersistentVolumeClaim", "name": "other"}
 		}, says: "dataSource: a bytecode volume has no data to copy; leave it out"},

@@ -18,7 +18,7 @@ const (
 	noState    = "the controller keeps no list of volumes: PersistentVolumes are that list"
 	noChange   = "an image and what it attaches to cannot change under a running pod: the class is made anew"
 	accessMode = "access modes are kubelet's and the scheduler's to keep; any number of pods share the programs of a volume"
-	health     = "health of volumes is not served yet"
+	noBackend  = "there is no storage behind a node's volumes whose health could be another than theirs"
 	theSuite   = "the suite itself has it switched off (csi-test issue 223)"
 )
 
@@ -47,8 +47,7 @@ var reasons = []reason{
 	{"Node Service: NodePublishVolume: with single node multi writer capability: ", "single node multi writer capability", accessMode},
 	{"ControllerGetVolumeHealth [Controller Server]: ", "ControllerGetVolumeHealth not supported", noState},
 	{"ControllerListVolumeHealth [Controller Server]: ", "ControllerListVolumeHealth not supported", noState},
-	{"Node Service: NodeGetVolumeHealth: ", "NodeGetVolumeHealth not supported", health},
-	{"Node Service: NodeGetStorageHealth: ", "NodeGetStorageHealth not supported", health},
+	{"Node Service: NodeGetStorageHealth: ", "NodeGetStorageHealth not supported", noBackend},
 }
 
 // covers says whether a spec of this name may be skipped with these words.

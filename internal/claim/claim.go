@@ -42,7 +42,7 @@ type Request struct {
 	Name string
 	// Parameters are the class's.
 	Parameters map[string]string
-	// MountOptions are the class's.
+	// MountOptions are the class's. What an SELinux context looks like, the node knows.
 	MountOptions []string
 	// DataSource says that the volume is to begin as a copy of something.
 	DataSource bool
@@ -61,8 +61,8 @@ func (e *Error) Error() string { return e.Field + ": " + e.Msg }
 // New returns the volume of a claim. Every error is an *Error.
 func New(req Request) (Volume, error) {
 	switch {
-	case len(req.MountOptions) > 0:
-		return Volume{}, &Error{"mountOptions", "not supported by a bytecode volume; leave them out"}
+	case slices.ContainsFunc(req.MountOptions, func(o string) bool { return !strings.HasPrefix(o, "context=") }):
+		return Volume{}, &Error{"mountOptions", "a bytecode volume takes none but context=; leave the others out"}
 	case req.DataSource:
 		return Volume{}, &Error{"dataSource", "a bytecode volume has no data to copy; leave it out"}
 	case req.AttributesClass:

@@ -38,7 +38,7 @@ func TestWhatNoNodeCouldDoIsRefused(t *testing.T) {
 		{"no image", Request{}, "parameters: image: is missing; name a bytecode image, like ghcr.io/acme/count:v1"},
 		{"unknown key", Request{Parameters: with("imagee", "b")}, `parameters: unknown key "imagee"; did you mean "image"?`},
 		{"bad value", Request{Parameters: with("attach", "{program: p, xdp: {interface: eth0, mode: fast}}")}, `parameters: attach.xdp.mode: unknown value "fast"; known are auto, native, generic`},
-		{"mount options", Request{MountOptions: []string{"ro"}, Parameters: with("maps", "m")}, "mountOptions: not supported by a bytecode volume; leave them out"},
+		{"mount options", Request{MountOptions: []string{"context=x", "ro"}, Parameters: with("maps", "m")}, "mountOptions: a bytecode volume takes none but context=; leave the others out"},
 		{"a snapshot", Request{DataSource: true, Parameters: with("maps", "m")}, "dataSource: a bytecode volume has no data to copy; leave it out"},
 		{"an attributes class", Request{AttributesClass: true, Parameters: with("maps", "m")}, "volumeAttributesClassName: the attributes of a bytecode volume cannot change; leave it out"},
 	} {

@@ -38,6 +38,7 @@ import (
 	"github.com/bpfvol/bpfvol/internal/host"
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/libxdp"
+	"github.com/bpfvol/bpfvol/internal/podfs"
 	"github.com/bpfvol/bpfvol/internal/volume"
 	"github.com/bpfvol/bpfvol/verify"
 )
@@ -195,6 +196,14 @@ func (e *Engine) reached(s Stage) {
 // Stats returns the number of files that the volume shows at target, which must be the one it was published at.
 func (e *Engine) Stats(_ context.Context, id, target string) (pins int, err error) {
 	rec, err := e.records.read(volume.FileName(id))
+	if errors.As(err, new(*unreadableError)) {
+		// kubelet asks once a minute, and there is nothing new to tell.
+		err = e.opts.Host.Do(func() (err error) {
+			pins, err = podfs.Stats(target)
+			return err
+		})
+		return pins, err
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -77,6 +77,9 @@ func TestVolumeOutlivesItsRecord(t *testing.T) {
 			if want := fmt.Sprintf("record: cannot be read: %s; %s", c.why, fix); err != nil || health.String() != want {
 				t.Errorf("health is %q, %v, want %q", health, err, want)
 			}
+			if files, err := f.Stats(f.ctx, req.VolumeID, req.Target); err != nil || files == 0 {
+				t.Errorf("stats are %d, %v", files, err)
+			}
 			r := NewReconciler(f.Engine, ReconcileOptions{Repair: true})
 			if err := r.Pass(f.ctx); err != nil {
 				t.Error(err)

@@ -209,7 +209,8 @@ func (r *Reconciler) repairPoints(ctx context.Context, report *Report) error {
 // repairVolumes repairs what is each volume's own, and says whether it did anything.
 func (r *Reconciler) repairVolumes(ctx context.Context, volumes []Volume, points []dispatcher.PointStatus, report *Report) (changed bool) {
 	for _, v := range volumes {
-		if v.State != statePublished || !r.engine.pinned(v.name) || r.engine.isSound(v, points) {
+		// What is shown nowhere is about to go: whoever takes it away may have been interrupted.
+		if v.State != statePublished || v.unmounted == len(v.Targets) || !r.engine.pinned(v.name) || r.engine.isSound(v, points) {
 			delete(r.failed, v.name)
 			continue
 		}

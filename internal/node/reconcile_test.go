@@ -272,6 +272,22 @@ func TestPassSkipsALockedVolume(t *testing.T) {
 	wantCounted(t, req.Target, 1)
 }
 
+// kubelet's call could not take all of a volume away, and will come again.
+func TestPassLeavesAVolumeThatIsShownNowhere(t *testing.T) {
+	f := newFixture(t)
+	req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)
+	f.publish(t, req)
+	if err := unix.Unmount(req.Target, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	remove(t, firstPin(t, f, "volumes/*/links/*"))
+	r, _ := f.reconciler(0)
+	pass(t, f, r, 0)
+	if got := r.Last(); got.Unhealthy != 1 {
+		t.Errorf("report is %+v, want one volume that is not healthy", got)
+	}
+}
+
 func TestPassWithoutRepairOnlyTells(t *testing.T) {
 	f := newFixture(t)
 	req := f.request(t, f.signed(t, "hooks", hooks()), onGetpgid)

@@ -47,7 +47,7 @@ func (e *Engine) recoverVolume(ctx context.Context, name string) error {
 	case err == nil && rec.runs():
 		return e.recoverTargets(ctx, name, rec)
 	case err != nil && !errors.Is(err, ErrUnknownVolume):
-		klog.FromContext(ctx).Error(err, "volume left as it is", "volume", name) // its pod may be using it
+		klog.FromContext(ctx).V(2).Info("volume left as it is", "volume", name, "reason", err.Error()) // its pod may be using it
 		return nil
 	}
 	if err := e.teardown(ctx, name, rec.paths()); err != nil {
