@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 
 	"github.com/cilium/ebpf"
@@ -70,7 +69,7 @@ iterator, such as lpm_trie, is read by bpf(2) through maps/MAP.`),
 // openLines returns the map as JSON lines.
 func openLines(dir, name string) (io.ReadCloser, error) {
 	v, err := podfs.Read(dir)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EPERM) { // in a bpffs no name has a dot
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: no volume is mounted here; bpfvol list shows those of this node", dir)
 	}
 	if err != nil {

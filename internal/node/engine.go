@@ -202,6 +202,9 @@ func (e *Engine) Stats(_ context.Context, id, target string) (pins int, err erro
 			pins, err = podfs.Stats(target)
 			return err
 		})
+		if errors.Is(err, os.ErrNotExist) {
+			err = fmt.Errorf("%w at this path", ErrUnknownVolume)
+		}
 		return pins, err
 	}
 	if err != nil {

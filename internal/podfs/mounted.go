@@ -22,9 +22,6 @@ func Mounted(target string) (bool, error) {
 		return false, err
 	}
 	defer f.Close()
-	if ok, err := isReadOnly(f, ".", unix.TMPFS_MAGIC); !ok || err != nil {
-		return false, err
-	}
 	v, err := readVolume(f)
 	if err != nil || v.Version != version {
 		return false, nil //nolint:nilerr // not one that Mount completed
@@ -40,7 +37,7 @@ func Mounted(target string) (bool, error) {
 	return true, nil
 }
 
-// Read returns what volume.json of a mounted volume says.
+// Read returns what volume.json of a mounted volume says. The error is os.ErrNotExist where none is mounted.
 func Read(target string) (Volume, error) {
 	f, err := open(target)
 	if err != nil {
@@ -81,14 +78,27 @@ func Stats(target string) (pins int, err error) {
 	return pins, nil
 }
 
-// open opens the target.
+// open opens a target that shows a volume. The error is os.ErrNotExist where none is mounted: a container that starts then
+// gets the bare directory, and may have made a pipe of volume.json or a symlink of maps.
 func open(target string) (*os.File, error) {
 	parent, err := openAbove(target)
 	if err != nil {
 		return nil, err
 	}
 	defer parent.Close()
-	return openTarget(parent, target)
+	f, err := openTarget(parent, target)
+	if err != nil {
+		return nil, err
+	}
+	ok, err := isReadOnly(f, ".", unix.TMPFS_MAGIC)
+	if err == nil && !ok {
+		err = fmt.Errorf("target: no volume is mounted there: %w", os.ErrNotExist)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // isReadOnly tells whether a directory is on a read-only file system of this type.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
@@ -74,6 +75,55 @@ func TestMountFlags(t *testing.T) {
 		if got := st.Flags & (unix.ST_RDONLY | locked); got != want {
 			t.Errorf("%q: flags %#x, want %#x", name, got, want)
 		}
+	}
+}
+
+// Where somebody unmounted a volume, a container that starts gets the bare directory of the node and writes what it likes. Nobody
+// who looks at the target takes that for a volume: not a pipe, which nobody would ever read to its end, nor a symlink.
+func TestWhatAPodWritesWhereNothingIsMountedIsNoVolume(t *testing.T) {
+	bpftest.NothingLeft(t)
+	flows := newMap(t, ebpf.Array, 4, 8, 2)
+	elsewhere := bpftest.BPFFS(t)
+	if err := flows.Pin(elsewhere + "/flows"); err != nil {
+		t.Fatal(err)
+	}
+	for name, write := range map[string]func(dir string) error{
+		"a pipe": func(dir string) error { return unix.Mkfifo(dir+"/volume.json", 0o666) },
+		"a map of somebody else": func(dir string) error {
+			return errors.Join(os.WriteFile(dir+"/volume.json", []byte(`{"version":1,"maps":[{"name":"flows"}]}`), 0o666), os.Symlink(elsewhere, dir+"/maps"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := target(t)
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := write(dir); err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 3)
+			go func() {
+				_, err := Read(dir)
+				done <- err
+				_, err = Stats(dir)
+				done <- err
+				_, err = MapID(dir, "flows")
+				done <- err
+			}()
+			for _, what := range []string{"Read", "Stats", "MapID"} {
+				select {
+				case err := <-done:
+					if !errors.Is(err, os.ErrNotExist) {
+						t.Errorf("%s: error is %v, want that there is nothing", what, err)
+					}
+				case <-time.After(10 * time.Second):
+					t.Fatalf("%s waits for whoever writes to the pipe", what)
+				}
+			}
+			if ok, err := Mounted(dir); ok || err != nil {
+				t.Errorf("Mounted = %v, %v", ok, err)
+			}
+		})
 	}
 }
 
