@@ -15,7 +15,7 @@ GO_BUILD = $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/bpfvol and bin/bpfvol-provision, static binaries. Needs Go alone
@@ -39,6 +39,10 @@ test-vm: setup-vm ## Run the kernel tests on Linux 6.1 and 6.12 too, in QEMU. KE
 e2e: setup-e2e ## Run a real Kubernetes node with the plugin on it, and its scenarios. As root. RUN=Restart runs some
 	@start=$$(date +%s); $(GO) test -tags=grpcnotrace,e2e -count=1 -timeout 40m -v $(if $(RUN),-run '$(RUN)') ./e2e/kubernetes; status=$$?; \
 	echo "BENCH e2e.total_s $$(($$(date +%s) - start)) s"; exit $$status
+
+.PHONY: e2e-upstream
+e2e-upstream: setup-e2e ## Run Kubernetes' own suite for CSI drivers against the plugin on such a node. As root
+	$(GO) test -tags=grpcnotrace,e2e,upstream -count=1 -timeout 90m -v -run '^TestUpstreamStorageSuite$$' ./e2e/kubernetes
 
 .PHONY: sanity
 sanity: setup-demo ## Run csi-sanity, CSI's conformance suite, against the real daemon and kernel. As root
@@ -68,7 +72,7 @@ lint: vet bin/golangci-lint ## Check format, vet and lint
 
 .PHONY: vet
 vet:
-	$(GO) vet -tags=grpcnotrace,e2e $(PACKAGES)
+	$(GO) vet -tags=grpcnotrace,e2e,upstream $(PACKAGES)
 
 .PHONY: generate
 generate: setup-test ## Make the committed BPF objects and documents again

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# build.sh [node]: builds what tests run of Kubernetes and prints the directory that holds it, ~/.cache/bpfvol/kubernetes:
+# build.sh [node] [upstream]: builds what tests run of Kubernetes and prints the directory that holds it, ~/.cache/bpfvol/kubernetes:
 #
 #   hyperkube                     Kubernetes' components and etcd, one static binary
 #
@@ -9,7 +9,11 @@
 #
 #   containerd, containerd-shim-runc-v2, runc, ptp, host-local, loopback, pause
 #
-# The sources come from the Go module proxy at the versions of hyperkube/go.mod and runtime/go.mod. runc wants a C compiler and
+# and, with "upstream", Kubernetes' own tests of storage and the main image of their containers:
+#
+#   upstream, agnhost
+#
+# The sources come from the Go module proxy at the versions of each folder's go.mod. runc wants a C compiler and
 # libseccomp (e2e/setup.sh e2e). A cold build takes about ten minutes on two cores, so what is built is kept outside the
 # clone, stamped by what it was made of.
 set -euo pipefail
@@ -57,17 +61,23 @@ runtime() {
 
 pause() { CGO_ENABLED=0 compile -o "$DIR/pause" -ldflags '-s -w' .; }
 
+upstream() {
+	CGO_ENABLED=0 compile -o "$DIR/" -ldflags '-s -w' . k8s.io/kubernetes/test/images/agnhost
+}
+
 part hyperkube
-case ${1:-} in
-'') ;;
-node)
-	part runtime
-	part pause
-	;;
-*)
-	echo 'usage: build.sh [node]' >&2
-	exit 2
-	;;
-esac
+for what in "$@"; do
+	case $what in
+	node)
+		part runtime
+		part pause
+		;;
+	upstream) part upstream ;;
+	*)
+		echo 'usage: build.sh [node] [upstream]' >&2
+		exit 2
+		;;
+	esac
+done
 ln -sfn hyperkube "$DIR/kubectl" # it goes by its name, too
 echo "$DIR"

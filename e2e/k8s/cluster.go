@@ -228,6 +228,10 @@ func folder() string {
 	return filepath.Dir(file)
 }
 
+// BuildUpstream builds Kubernetes' own tests of storage, the program upstream, and agnhost, which runs in their pods. It returns
+// the directory.
+func BuildUpstream(ctx context.Context) (string, error) { return build(ctx, "upstream") }
+
 // build runs build.sh, which returns at once where everything is built, and returns the directory. Who waits for it is told
 // so.
 func build(ctx context.Context, what ...string) (string, error) {

@@ -142,7 +142,10 @@ func (f File) write(w *tar.Writer) error {
 }
 
 // Busybox makes the image of that name of the machine's own busybox, which must be a static one.
-func Busybox() (v1.Image, error) {
+func Busybox() (v1.Image, error) { return BusyboxAnd(nil, []string{"/bin/sh"}) }
+
+// BusyboxAnd makes an image of it and other files, as a Dockerfile does that begins FROM busybox.
+func BusyboxAnd(entrypoint, command []string, files ...File) (v1.Image, error) {
 	binary, err := absolute("busybox")
 	if err != nil {
 		return nil, fmt.Errorf("busybox: %w; e2e/setup.sh e2e installs it", err)
@@ -159,11 +162,11 @@ func Busybox() (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	files := []File{{Path: "/bin/busybox", From: binary}}
+	files = append(slices.Clip(files), File{Path: "/bin/busybox", From: binary})
 	for _, applet := range strings.Fields(applets) {
 		if applet != "busybox" {
 			files = append(files, File{Path: "/bin/" + applet, Link: "busybox"})
 		}
 	}
-	return Image(nil, []string{"/bin/sh"}, files...)
+	return Image(entrypoint, command, files...)
 }

@@ -177,6 +177,7 @@ func TestUninstallIsRefusedWhilePodsHaveVolumes(t *testing.T) {
 			t.Errorf("no %q in the log of the job:\n%s", want, log)
 		}
 	}
+	c.kubectl(t, "delete", "job", "-n", pluginNamespace, "bpfvol-uninstall", "--timeout="+patience.String())
 	// It goes on as if nothing had been asked.
 	if err := c.World.SendUDP(3); err != nil {
 		t.Fatal(err)

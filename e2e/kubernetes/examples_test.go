@@ -45,7 +45,7 @@ func (c *cluster) example(t *testing.T, file string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if _, err := c.TryKubectl(outlive{t}, manifest, "delete", "--timeout="+patience.String(), "-f", "-"); err != nil {
+		if _, err := c.TryKubectl(outlive{t}, manifest, "delete", "--ignore-not-found", "--timeout="+patience.String(), "-f", "-"); err != nil {
 			t.Error(err)
 		}
 	})
