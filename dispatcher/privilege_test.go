@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfvol/bpfvol/internal/bpftest"
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
@@ -18,7 +19,7 @@ func TestOnlyClsactTakesNetAdmin(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, w *world) {
 		prog, _ := w.program(t, "pass", carriers[w.carrier].pass)
 		err := w.here.Do(func() error {
-			if err := giveUp(unix.CAP_NET_ADMIN); err != nil {
+			if err := bpftest.GiveUp(unix.CAP_NET_ADMIN); err != nil {
 				return err
 			}
 			_, err := w.Attach(context.Background(), w.point, volume.XDPAuto, first, prog)
@@ -33,15 +34,4 @@ func TestOnlyClsactTakesNetAdmin(t *testing.T) {
 		}
 		w.mustDetach(t, first.Volume)
 	})
-}
-
-// giveUp takes a capability from the calling thread, which must end afterwards.
-func giveUp(capability uint) error {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var sets [2]unix.CapUserData
-	if err := unix.Capget(&header, &sets[0]); err != nil {
-		return err
-	}
-	sets[capability/32].Effective &^= 1 << (capability % 32)
-	return unix.Capset(&header, &sets[0])
 }

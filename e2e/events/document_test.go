@@ -89,6 +89,7 @@ var elsewhere = map[string]string{
 	`volume: no such volume: CreateVolume never returned this id`:                                "csi: TestValidateVolumeCapabilities",
 	`record: cannot be read: a newer version of bpfvol wrote it: schema <n>, this one reads <n>; install that version again, or delete the pod`: "internal/node: TestPublishOverARecordThatCannotBeRead",
 	`target: another volume is mounted there; unpublish it`:                                                   "internal/node: TestTargetOfAnotherVolumeIsLeftAlone",
+	`record cannot be read: record: <problem>; look at the node plugin's state directory`:                     "internal/node: TestRecordThatCannotBeOpenedTakesNothingFromAnybody",
 	`record: cannot be read: <problem>; delete the pod to take the volume away`:                               "internal/node: TestPodLeavesASharedVolumeWithoutARecordToTheOthers",
 	`<what>: too many open files<fix>`:                                                                        "e2e/exhaustion: TestNoFileDescriptorLeft",
 	`lock: read-only file system; look at the node plugin's state directory`:                                  "e2e/exhaustion: TestStateDirectoryReadOnly",

@@ -51,7 +51,8 @@ var (
 	ErrConflict = errors.New("already published with other arguments")
 	// ErrTeardown means that something could not be taken away. The record is kept, so Unpublish can try again.
 	ErrTeardown = errors.New("could not take everything away")
-	// ErrUnreadable means that nobody knows who else uses the volume, as its record cannot be read. Everything is left as it is.
+	// ErrUnreadable means that nobody knows who else uses the volume, as its record cannot be read, or not now. Everything is left
+	// as it is.
 	ErrUnreadable = errors.New("record cannot be read")
 	// ErrNewer means that a newer version of bpfvol wrote the volume's record. Everything is left as it is.
 	ErrNewer = errors.New("written by a newer version of bpfvol")

@@ -82,7 +82,7 @@ func (e *Engine) health(id, target string) (Health, error) {
 		if err != nil {
 			return Health{}, err
 		}
-		v.Targets, v.unmounted = []Target{*t}, 0
+		v.Targets, v.unmounted, v.unseen = []Target{*t}, 0, nil
 		if !whole && t.State == statePublished {
 			v.unmounted = 1
 		}
@@ -103,6 +103,9 @@ func (e *Engine) examine(v Volume, points []dispatcher.PointStatus, unread error
 		problems = []Problem{{PinsGone, "its pins are gone"}}
 	default:
 		problems = e.stopped(v, points, unread)
+	}
+	if v.unseen != nil {
+		problems = append(problems, Problem{Unknown, v.unseen.Error()})
 	}
 	switch {
 	case v.unmounted == 0:

@@ -19,6 +19,7 @@ import (
 
 	"github.com/bpfvol/bpfvol/bpf"
 	"github.com/bpfvol/bpfvol/internal/bpftest"
+	"github.com/bpfvol/bpfvol/internal/host"
 	"github.com/bpfvol/bpfvol/internal/podfs"
 	"github.com/bpfvol/bpfvol/internal/volume"
 	"github.com/bpfvol/bpfvol/verify"
@@ -154,6 +155,42 @@ func TestStuckTargetOfAnotherPodHoldsUpNobody(t *testing.T) {
 		t.Errorf("the stuck target's unpublish: %v, want %v", err, ErrTeardown)
 	}
 	remove(t, filepath.Join(stuck.Target, "somebody"))
+}
+
+// A record that cannot be read for the moment says nothing about who shares the volume: here by a daemon that keeps no
+// capability to read what root may not.
+func TestRecordThatCannotBeOpenedTakesNothingFromAnybody(t *testing.T) {
+	f := newFixture(t)
+	first := f.persistent(t)
+	f.publish(t, first)
+	second, third := f.another(t, first), f.another(t, first)
+	f.publish(t, second)
+	record := f.records.path(volume.FileName(first.VolumeID))
+	if err := os.Chmod(record, 0); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		call func() error
+		want error
+	}{
+		"unpublish": {func() error { return f.Unpublish(f.ctx, second.VolumeID, second.Target) }, ErrTeardown},
+		"publish":   {func() error { return f.Publish(f.ctx, third) }, ErrUnreadable},
+	} {
+		err := host.Process("").OnThread(func() error {
+			if err := bpftest.GiveUp(unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH); err != nil {
+				return err
+			}
+			return c.call()
+		})
+		if !errors.Is(err, c.want) {
+			t.Errorf("%s: error is %v, want %v", name, err, c.want)
+		}
+	}
+	if err := os.Chmod(record, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantCounted(t, first.Target, 2)
+	wantCounted(t, second.Target, 2)
 }
 
 // The pod that came first goes while the others use the volume. Who is last takes all of it along.

@@ -20,6 +20,7 @@ type Volume struct {
 
 	name      string // of its record and pins
 	unmounted int    // targets that are published and do not show it
+	unseen    error  // why a target cannot be looked at
 	unread    error  // why the record cannot be read
 }
 
@@ -78,7 +79,7 @@ func (e *Engine) volumes() ([]Volume, error) {
 }
 
 // volume reads one record. One that cannot be read is no error: Unpublish takes the volume away all the same, and until
-// then it hides no other.
+// then it hides no other. Nor does a target that cannot be looked at.
 func (e *Engine) volume(name string) (Volume, error) {
 	rec, err := e.records.read(name)
 	if errors.Is(err, ErrUnknownVolume) {
@@ -89,13 +90,13 @@ func (e *Engine) volume(name string) (Volume, error) {
 	v := Volume{Record: *rec, Mounted: true, name: name}
 	for _, t := range rec.Targets {
 		mounted, err := podfs.Mounted(t.Path)
-		if err != nil {
-			return Volume{}, err
-		}
 		if !mounted {
 			v.Mounted = false
 		}
-		if !mounted && t.State == statePublished {
+		switch {
+		case err != nil:
+			v.unseen = err
+		case !mounted && t.State == statePublished:
 			v.unmounted++
 		}
 	}

@@ -159,6 +159,9 @@ func (e *Engine) standing(ctx context.Context, name string, req Request) (*Recor
 	if errors.Is(err, ErrUnknownVolume) {
 		return nil, nil
 	}
+	if err != nil && !errors.Is(err, ErrUnreadable) {
+		return nil, fmt.Errorf("%w: %w", ErrUnreadable, err) // for the moment: it may be that of a volume which runs
+	}
 	if err != nil || !rec.runs() || !e.pinned(name) {
 		// Unreadable, half-published, or its pins are gone: start over.
 		targets := []string{req.Target}

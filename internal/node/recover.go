@@ -60,10 +60,13 @@ func (e *Engine) recoverVolume(ctx context.Context, name string) error {
 // recoverTargets takes away the targets that are not whole, and with the last one the volume.
 func (e *Engine) recoverTargets(ctx context.Context, name string, rec *Record) error {
 	log := klog.FromContext(ctx).WithValues("volume", name)
+	device := deviceOf(e.opts.TargetRoot)
+	var errs []error
 	for _, t := range slices.Clone(rec.Targets) {
 		whole, err := t.whole()
 		if err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		if whole {
 			if !e.pinned(name) {
@@ -71,12 +74,17 @@ func (e *Engine) recoverTargets(ctx context.Context, name string, rec *Record) e
 			}
 			continue
 		}
+		if t.State == statePublished && t.Device != 0 && t.Device != device {
+			log.Error(nil, "target not seen, as kubelet's directory of pods is on another file system than when it was published; look whether it is mounted", "target", t.Path)
+			continue
+		}
 		if err := e.take(ctx, name, rec, t.Path); err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		log.Info("half-published target taken away", "target", t.Path)
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // suspects lists every volume of which anything exists.

@@ -191,3 +191,34 @@ func TestRecoverGoesOnPastAPointThatItCannotRead(t *testing.T) {
 	f.restart(t)
 	f.publish(t, f.request(t, f.signed(t, "hooks", hooks()), onGetpgid))
 }
+
+// A target that cannot be looked at hides no other: volumes are listed and looked after, and another pod's target is recovered.
+func TestTargetThatCannotBeLookedAtHidesNoOther(t *testing.T) {
+	f := newFixture(t)
+	first := f.persistent(t)
+	odd, lost := f.another(t, first), f.another(t, first)
+	for _, req := range []Request{first, odd, lost} {
+		f.publish(t, req)
+	}
+	removePod(t, f, odd)
+	if err := os.Symlink(f.podDir(odd), f.podDir(odd)); err != nil { // to itself
+		t.Fatal(err)
+	}
+	if err := unix.Unmount(lost.Target, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	f.restart(t)
+	rec, err := f.records.read(volume.FileName(first.VolumeID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rec.Target(lost.Target) != nil || rec.Target(odd.Target) == nil {
+		t.Errorf("targets are %q, want those of the other two", rec.paths())
+	}
+	wantHealth(t, f, first, "target: directory above it: too many levels of symbolic links")
+	r, _ := f.reconciler(0)
+	remove(t, firstPin(t, f, "volumes/*/links/0-0-on_tracepoint"))
+	pass(t, f, r, 1)
+	wantCounted(t, first.Target, 2)
+	remove(t, f.podDir(odd))
+}

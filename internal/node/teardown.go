@@ -44,6 +44,8 @@ func (e *Engine) unpublish(ctx context.Context, id, target string) error {
 		if others, err := e.isOthers(name, target); others || err != nil {
 			return err
 		}
+	case err != nil && !errors.Is(err, ErrUnreadable):
+		return fmt.Errorf("%w: %w", ErrTeardown, err) // for the moment: other pods may share the volume
 	case err != nil:
 		klog.FromContext(ctx).Error(err, "record unreadable, taking the volume away all the same")
 	case rec.Target(target) == nil:
