@@ -26,7 +26,7 @@ const (
 	noOptions  = "the driver takes no mount options"
 	noImages   = "its images (volume-data-source-validator, hello-populator) are in no Go module and no Debian package; and what it fills is data"
 	oneNode    = "the cluster has one node"
-	noFigures  = "the suite's limits for performance are not set; make bench and TestManyPods measure ours"
+	noFigures  = "the suite has no limits for it unless it is told some; make bench and make e2e print our figures"
 	noBlock    = "a volume is a directory, never a block device"
 	mountGroup = "the driver sets the group as it mounts (VOLUME_MOUNT_GROUP), and kubelet changes none later"
 	theSuite   = "the suite has it for late binding alone"
@@ -38,7 +38,7 @@ var upstreamReasons = []upstreamReason{
 	{`\] subPath `, "", noFiles},
 	{`\] volumes should store data$`, "", noFiles},
 	{`\] volumeIO `, "", noFiles},
-	{`\] disruptive `, "", noFiles},
+	{`\] disruptive `, "", noFiles}, // what they are about: TestKubeletRestarts, TestPodIsDeletedWhileThePluginIsDown
 	{`multiVolume should access to two volumes with the same volume mode and retain data across pod recreation on the same node`, "", noFiles},
 	{`multiVolume should concurrently access the single volume from pods on the same node`, "", noFiles},
 	{`fsgroupchangepolicy \(Always\).*pod created with an initial fsgroup, new pod fsgroup applied`, "", noFiles},
