@@ -50,7 +50,7 @@ sanity: setup-demo ## Run csi-sanity, CSI's conformance suite, against the real 
 
 .PHONY: crash
 crash: setup-demo ## Fail and kill the daemon at every system call that changes something, and again and again. As root
-	$(GO) test ./e2e/crash -timeout 20m -count=1 -args -all
+	$(GO) test ./e2e/crash -timeout 20m -count=1 -parallel 4 -args -all
 
 .PHONY: fuzz
 fuzz: ## Fuzz everything that reads what others wrote, FUZZTIME (20s) each. PACKAGES='./loader ./verify/...' fuzzes some

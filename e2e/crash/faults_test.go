@@ -18,9 +18,10 @@ import (
 
 	"github.com/bpfvol/bpfvol/e2e/crash/inject"
 	"github.com/bpfvol/bpfvol/e2e/kubelet"
+	"github.com/bpfvol/bpfvol/internal/bpftest"
 )
 
-var all = flag.Bool("all", false, "visit every effect, not a sample, and let the loop run for all of its pods")
+var all = flag.Bool("all", false, "visit every effect, not a sample, several scenarios at once, and let the loop run for all of its pods")
 
 // sample says that one of so many effects is visited when not all are.
 const sample = 20
@@ -30,8 +31,14 @@ const maxFailed = 8
 
 // Each scenario is carried out once to see its effects, and then once for each effect and kind of fault.
 func TestFaultAtEveryEffect(t *testing.T) {
+	if !*shared {
+		bpftest.NothingLeft(t)
+	}
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
+			if *all && !*update { // a case mostly waits: for the kernel to free what nobody uses, for packets, for processes to end
+				t.Parallel()
+			}
 			w := newWorld(t, supervised)
 			if !s.alone {
 				w.settleNeighbour(t)
