@@ -159,12 +159,14 @@ func (w *world) records(t *testing.T) []string {
 // retry is kubelet, with less patience between its calls and in the end: what went wrong once must not go wrong for long.
 func (w *world) retry(t *testing.T, call func(context.Context) error) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		err := call(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	for ; ; time.Sleep(5 * time.Millisecond) {
+		err := call(ctx)
 		if err == nil {
 			return
 		}
-		if time.Now().After(deadline) {
+		if ctx.Err() != nil {
 			t.Fatal(err)
 		}
 	}

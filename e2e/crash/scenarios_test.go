@@ -50,6 +50,8 @@ func start(ctx context.Context, w *world, _ *nodetest.Volume) error {
 	if _, err := w.Stack.StartDaemon(ctx); err != nil {
 		return err
 	}
+	ctx, stop := w.whileRunning(ctx)
+	defer stop()
 	if err := w.Connect(ctx); err != nil {
 		return err
 	}

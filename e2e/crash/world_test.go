@@ -130,6 +130,26 @@ func (w *world) restart(t *testing.T) {
 	w.StartDaemon(t)
 }
 
+// whileRunning returns a context that ends with the daemon: a call to one that died waits for the next one. The caller must
+// call stop.
+func (w *world) whileRunning(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			if !w.Running() {
+				cancel()
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	return ctx, func() {
+		cancel()
+		<-done
+	}
+}
+
 // unstable is what is different in every run of what effects are about.
 var unstable = []struct {
 	pattern *regexp.Regexp
