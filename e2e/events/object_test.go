@@ -3,10 +3,15 @@
 package events
 
 import (
+	"strings"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 
 	"github.com/bpfvol/bpfvol/bpf"
 	"github.com/bpfvol/bpfvol/bpf/members"
+	"github.com/bpfvol/bpfvol/e2e/nodetest"
 )
 
 // objectRefusals are about the object, and what the volume asks of it.
@@ -130,8 +135,8 @@ var nodeRefusals = []refusal{
 	{name: "NoSymbol", push: object(bpf.Hooks), attributes: attach("{program: on_uprobe, uprobe: '/proc/self/exe:main.mainn'}"), code: codes.FailedPrecondition,
 		says: `program "on_uprobe": symbol "main.mainn" does not exist; did you mean "main.main"?`,
 	},
-	{name: "NoCgroup", push: object(bpf.Hooks), attributes: attach("{program: on_ingress, cgroup: no/such}"), code: codes.FailedPrecondition,
-		says: `program "on_ingress": cgroup "no/such" does not exist on this node`,
+	{name: "NoCgroup", push: object(bpf.Hooks), attributes: attach("{program: on_ingress, cgroup: CGROUP/such}"), arrange: emptyCgroup, code: codes.FailedPrecondition,
+		says: `program "on_ingress": cgroup "$WORDS/such" does not exist on this node`,
 	},
 	{name: "NoPerfEvent", push: object(bpf.Hooks), attributes: attach("{program: on_perf_event, perfEvent: cpu-clocks}"), code: codes.FailedPrecondition,
 		says: `program "on_perf_event": event "cpu-clocks" does not exist; did you mean "cpu-clock"?`,
@@ -166,4 +171,10 @@ var nodeRefusals = []refusal{
 	{name: "DiskFull", attributes: attach(onEth0), arrange: full, code: codes.ResourceExhausted,
 		says: `record: no space left on device; look at the node plugin's state directory`,
 	},
+}
+
+// emptyCgroup makes CGROUP one that has no others below it, which the message would name.
+func emptyCgroup(t *testing.T, _ *node, req *csi.NodePublishVolumeRequest) {
+	t.Helper()
+	req.VolumeContext["attach"] = strings.ReplaceAll(req.VolumeContext["attach"], "CGROUP", nodetest.NewCgroup(t).Path)
 }
