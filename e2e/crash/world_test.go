@@ -177,17 +177,20 @@ func (w *world) name(call, what string) string {
 
 // traffic sends datagrams to the node, one a millisecond, until it is stopped.
 type traffic struct {
-	counted int // by the neighbour, before
-	sent    int
-	stop    chan struct{}
-	end     func() // closes stop
-	done    chan error
+	counted int    // by the neighbour, before
+	end     func() // returns when the last one is sent
+	sent    int    // from then on
+	err     error
 }
 
 func (w *world) traffic(t *testing.T) *traffic {
 	t.Helper()
-	f := &traffic{counted: w.counted(t), stop: make(chan struct{}), done: make(chan error, 1)}
-	f.end = sync.OnceFunc(func() { close(f.stop) })
+	f := &traffic{counted: w.counted(t)}
+	stop, done := make(chan struct{}), make(chan struct{})
+	f.end = sync.OnceFunc(func() {
+		close(stop)
+		<-done
+	})
 	var c *net.UDPConn
 	err := w.peer.Do(func() (err error) {
 		c, err = net.ListenUDP("udp4", nil)
@@ -199,17 +202,16 @@ func (w *world) traffic(t *testing.T) *traffic {
 	to := netip.AddrPortFrom(w.node.Addr, 9) // discard
 	t.Cleanup(f.end)
 	go func() {
+		defer close(done)
 		defer c.Close()
 		for tick := time.NewTicker(time.Millisecond); ; {
-			if _, err := c.WriteToUDPAddrPort([]byte("packet"), to); err != nil {
-				f.done <- err
+			if _, f.err = c.WriteToUDPAddrPort([]byte("packet"), to); f.err != nil {
 				return
 			}
 			f.sent++
 			select {
 			case <-tick.C:
-			case <-f.stop:
-				f.done <- nil
+			case <-stop:
 				return
 			}
 		}
@@ -221,8 +223,8 @@ func (w *world) traffic(t *testing.T) *traffic {
 func (w *world) wantAllCounted(t *testing.T, f *traffic) {
 	t.Helper()
 	f.end()
-	if err := <-f.done; err != nil {
-		t.Error(err)
+	if f.err != nil {
+		t.Error(f.err)
 	}
 	for deadline := time.Now().Add(5 * time.Second); w.neighbour != nil; time.Sleep(time.Millisecond) {
 		counted := w.counted(t) - f.counted
