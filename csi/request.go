@@ -31,8 +31,6 @@ const (
 )
 
 const (
-	// maxVolumeID is the size of a string in the CSI specification ("Size Limits").
-	maxVolumeID = 128
 	// maxPath is the longest path that Linux takes (PATH_MAX less the NUL). The specification leaves it to the system.
 	maxPath = 4095
 	// maxGroup is the largest group id. 4294967295 means "no change" to chown(2).
@@ -84,8 +82,8 @@ func checkVolume(id, pathField, path string) error {
 	switch {
 	case id == "":
 		return &requestError{"volume id", "missing"}
-	case len(id) > maxVolumeID:
-		return &requestError{"volume id", fmt.Sprintf("%d bytes: at most %d are allowed", len(id), maxVolumeID)}
+	case len(id) > claim.MaxID:
+		return &requestError{"volume id", fmt.Sprintf("%d bytes: at most %d are allowed", len(id), claim.MaxID)}
 	case path == "":
 		return &requestError{pathField, "missing"}
 	case len(path) > maxPath:

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+
+	"github.com/bpfvol/bpfvol/internal/claim"
 )
 
 // maxContext is the longest option that fsconfig(2) takes (fs/fsopen.c), less the NUL.
@@ -32,7 +34,7 @@ func securityContext(flags []string) (string, error) {
 		value, ok := strings.CutPrefix(flag, "context=")
 		switch {
 		case !ok:
-			return "", &requestError{"mountOptions", "a bytecode volume takes none but context=; leave the others out"}
+			return "", &requestError{"mountOptions", claim.OtherOption}
 		case label != "":
 			return "", &requestError{"mountOptions", "context= is given twice; give it once"}
 		}

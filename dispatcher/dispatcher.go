@@ -256,7 +256,7 @@ func (d *Dispatcher) Detach(ctx context.Context, volume string) error {
 	if !isElement(volume) {
 		return fmt.Errorf("volume %q is not a file name", volume)
 	}
-	points, err := d.points()
+	points, err := d.Points()
 	if err != nil {
 		return err
 	}
@@ -302,7 +302,7 @@ func (d *Dispatcher) detach(ctx context.Context, p Point, volume string) (err er
 // Recover finishes every change that a crash cut short: what runs is then what the members say, and counts what Options
 // say. It goes on past points that it cannot read.
 func (d *Dispatcher) Recover(ctx context.Context) error {
-	points, err := d.points()
+	points, err := d.Points()
 	if err != nil {
 		return err
 	}

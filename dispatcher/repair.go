@@ -18,9 +18,6 @@ import (
 	"github.com/bpfvol/bpfvol/internal/volume"
 )
 
-// Points lists the points at which anything is pinned.
-func (d *Dispatcher) Points() ([]Point, error) { return d.points() }
-
 // Repair makes a point run again what its members say, where somebody else ended or changed it: a link that was detached
 // or had its program replaced, a filter that was deleted, a pin that was removed. It says in words what it did, nothing if
 // all is well or nothing can be done: Status has what is wrong.

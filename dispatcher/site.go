@@ -192,8 +192,8 @@ func (s *site) clear() error {
 	return nil
 }
 
-// points lists the points that have a directory.
-func (d *Dispatcher) points() ([]Point, error) {
+// Points lists the points that have a directory.
+func (d *Dispatcher) Points() ([]Point, error) {
 	names, err := pin.Names(d.root)
 	if err != nil {
 		return nil, err

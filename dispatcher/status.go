@@ -48,7 +48,7 @@ type Loaded struct {
 // Status reads every point back from its pins and the kernel, sorted by interface. A point that is being changed is
 // waited for. One that cannot be read is an error, and hides no other.
 func (d *Dispatcher) Status() ([]PointStatus, error) {
-	points, err := d.points()
+	points, err := d.Points()
 	if err != nil {
 		return nil, err
 	}

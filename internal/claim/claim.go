@@ -33,6 +33,9 @@ type Volume struct {
 	Attributes map[string]string
 }
 
+// OtherOption is what is wrong with a mount option that is not an SELinux context.
+const OtherOption = "a bytecode volume takes none but context=; leave the others out"
+
 // ReservedPrefix is that of the keys by which Kubernetes speaks to drivers.
 const ReservedPrefix = "csi.storage.k8s.io/"
 
@@ -62,7 +65,7 @@ func (e *Error) Error() string { return e.Field + ": " + e.Msg }
 func New(req Request) (Volume, error) {
 	switch {
 	case slices.ContainsFunc(req.MountOptions, func(o string) bool { return !strings.HasPrefix(o, "context=") }):
-		return Volume{}, &Error{"mountOptions", "a bytecode volume takes none but context=; leave the others out"}
+		return Volume{}, &Error{"mountOptions", OtherOption}
 	case req.DataSource:
 		return Volume{}, &Error{"dataSource", "a bytecode volume has no data to copy; leave it out"}
 	case req.AttributesClass:
@@ -99,13 +102,13 @@ func fromAttribute(err error) error {
 // idPrefix begins every id that ID returns.
 const idPrefix = "bpfvol-"
 
-// maxID is the size of a string in the CSI specification ("Size Limits").
-const maxID = 128
+// MaxID is the longest id, in bytes: the size of a string in the CSI specification ("Size Limits").
+const MaxID = 128
 
 // ID returns the id of the volume of a name: the name where it can stand in an id, else its hash.
 func ID(name string) string {
 	id := idPrefix + volume.FileName(name)
-	if len(id) > maxID {
+	if len(id) > MaxID {
 		sum := sha256.Sum256([]byte(name))
 		id = idPrefix + "sha256-" + hex.EncodeToString(sum[:])
 	}
@@ -115,5 +118,5 @@ func ID(name string) string {
 // IsID says whether ID may have returned id. Whether it did, nobody has written down.
 func IsID(id string) bool {
 	name, ok := strings.CutPrefix(id, idPrefix)
-	return ok && name != "" && len(id) <= maxID && volume.FileName(id) == id
+	return ok && name != "" && len(id) <= MaxID && volume.FileName(id) == id
 }

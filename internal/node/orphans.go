@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
@@ -47,11 +49,7 @@ func (r *Reconciler) collect(ctx context.Context, volumes []Volume, report *Repo
 			r.takeOrphan(ctx, v, t, report)
 		}
 	}
-	for key := range r.absent {
-		if !seen[key] {
-			delete(r.absent, key)
-		}
-	}
+	maps.DeleteFunc(r.absent, func(key string, _ time.Time) bool { return !seen[key] })
 	return nil
 }
 

@@ -46,10 +46,11 @@ func (e *Engine) Publish(ctx context.Context, req Request) error {
 	var rec *Record
 	whole := false
 	err = e.opts.Host.Do(func() (err error) {
-		if whole, err = e.leaveUnread(name, req); whole || err != nil {
+		read, unread := e.records.read(name)
+		if whole, err = e.leaveUnread(name, req, unread); whole || err != nil {
 			return err
 		}
-		if rec, err = e.standing(ctx, name, req); err != nil || rec != nil && rec.Target(req.Target) != nil {
+		if rec, err = e.standing(ctx, name, req, read, unread); err != nil || rec != nil && rec.Target(req.Target) != nil {
 			return err
 		}
 		others, err := e.isOthers(name, req.Target)
@@ -152,10 +153,9 @@ func (e *Engine) turn(ctx context.Context, name string, req Request) (unlock fun
 	return e.locks.try(name)
 }
 
-// standing returns what is published of a volume, or nil. What a crash left half-done is taken away, and the target of req if
-// somebody unmounted it.
-func (e *Engine) standing(ctx context.Context, name string, req Request) (*Record, error) {
-	rec, err := e.records.read(name)
+// standing returns what is published of a volume, or nil, given its record and why it could not be read. What a crash left
+// half-done is taken away, and the target of req if somebody unmounted it.
+func (e *Engine) standing(ctx context.Context, name string, req Request, rec *Record, err error) (*Record, error) {
 	if errors.Is(err, ErrUnknownVolume) {
 		return nil, nil
 	}

@@ -63,12 +63,11 @@ func readRegular(path string) ([]byte, error) {
 	return data.Bytes(), nil
 }
 
-// leaveUnread says whether a volume, of which the record cannot be read, is at the target of req and whole. Then a pod uses
+// leaveUnread says whether a volume, of which the record cannot be read as unread says, is at the target of req and whole. Then a pod uses
 // it, and starting over would end what that sees. What a newer version wrote is not started over anyhow, nor is a
 // PersistentVolume that runs: it may have other targets.
-func (e *Engine) leaveUnread(name string, req Request) (whole bool, err error) {
-	_, err = e.records.read(name)
-	if !errors.Is(err, ErrUnreadable) {
+func (e *Engine) leaveUnread(name string, req Request, unread error) (whole bool, err error) {
+	if !errors.Is(unread, ErrUnreadable) {
 		return false, nil
 	}
 	pinned := e.pinned(name)
@@ -77,8 +76,8 @@ func (e *Engine) leaveUnread(name string, req Request) (whole bool, err error) {
 			return mounted, err
 		}
 	}
-	if errors.Is(err, ErrNewer) || pinned && req.Subject.Persistent {
-		return false, err
+	if errors.Is(unread, ErrNewer) || pinned && req.Subject.Persistent {
+		return false, unread
 	}
 	return false, nil
 }

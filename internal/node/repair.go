@@ -47,10 +47,10 @@ func (e *Engine) isAttached(v Volume, i int, points []dispatcher.PointStatus) bo
 	}
 	n := 0
 	for _, pin := range links {
-		l, err := readLink(filepath.Join(e.pins(v.name), "links"), pin, v.Record)
 		if !strings.HasPrefix(pin, strconv.Itoa(i)+"-") {
 			continue
 		}
+		l, err := readLink(filepath.Join(e.pins(v.name), "links"), pin, v.Record)
 		if err != nil || l.gone != "" {
 			return false
 		}
@@ -220,11 +220,13 @@ func (e *Engine) repin(v Volume, points []dispatcher.PointStatus) (did []string,
 		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return did, pinsError(err)
 		}
-		what, again := "program", e.repinProgram
+		what, pin := "program", filepath.Join(dir, p.name)
 		if p.dir == "maps" {
-			what, again = "map", e.repinMap
+			what, err = "map", e.repinMap(v, p.name, pin)
+		} else {
+			err = e.repinProgram(v, points, p.name, pin)
 		}
-		if err := again(v, points, p.name, filepath.Join(dir, p.name)); err != nil {
+		if err != nil {
 			return did, fmt.Errorf("the pin of %s %.64q is gone: %w", what, p.name, err)
 		}
 		did = append(did, fmt.Sprintf("%s %.64q was pinned again", what, p.name))
@@ -263,7 +265,7 @@ func (e *Engine) runningID(v Volume, points []dispatcher.PointStatus, name strin
 	return 0, errors.Join(errors.New("nothing runs of it"), err)
 }
 
-func (e *Engine) repinMap(v Volume, _ []dispatcher.PointStatus, name, pin string) error {
+func (e *Engine) repinMap(v Volume, name, pin string) error {
 	var errs []error
 	for _, t := range v.Targets {
 		id, err := podfs.MapID(t.Path, name)
