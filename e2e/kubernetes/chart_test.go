@@ -164,10 +164,7 @@ func TestUninstallIsRefusedWhilePodsHaveVolumes(t *testing.T) {
 	c := start(t)
 	c.deploy(t, asChart(""))
 	c.nothingLeft(t)
-	c.namespace(t, "demo")
-	c.policy(t, "demo")
-	c.applyFiles(t, "testdata/counter.yaml")
-	c.awaitReady(t, "demo", "counter")
+	c.counter(t)
 	if out, err := c.tryHelm(t, "uninstall", "bpfvol", "--namespace", pluginNamespace); err == nil {
 		t.Errorf("uninstalled beside a pod with a volume: %s", out)
 	}
@@ -179,9 +176,7 @@ func TestUninstallIsRefusedWhilePodsHaveVolumes(t *testing.T) {
 	}
 	c.kubectl(t, "delete", "job", "-n", pluginNamespace, "bpfvol-uninstall", "--timeout="+patience.String())
 	// It goes on as if nothing had been asked.
-	if err := c.World.SendUDP(3); err != nil {
-		t.Fatal(err)
-	}
+	c.send(t, 3)
 	if got := c.packets(t, "demo", "counter"); got != 3 {
 		t.Errorf("the pod reads %d packets, want 3", got)
 	}
@@ -193,13 +188,8 @@ func TestUpgradeByHelmLeavesPodsAlone(t *testing.T) {
 	c := start(t)
 	c.deploy(t, asChart(""))
 	c.nothingLeft(t)
-	c.namespace(t, "demo")
-	c.policy(t, "demo")
-	c.applyFiles(t, "testdata/counter.yaml")
-	c.awaitReady(t, "demo", "counter")
-	if err := c.World.SendUDP(5); err != nil {
-		t.Fatal(err)
-	}
+	c.counter(t)
+	c.send(t, 5)
 	if _, err := c.TryKubectl(t, c.helm(t, "show", "crds", chart.Dir()), "apply", "--server-side", "--force-conflicts", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}
@@ -207,9 +197,7 @@ func TestUpgradeByHelmLeavesPodsAlone(t *testing.T) {
 	if got := c.exec(t, pluginNamespace, "daemonset/bpfvol", "/bpfvol", "--version"); !strings.Contains(got, nextVersion) {
 		t.Errorf("after the upgrade runs %s, want %s", got, nextVersion)
 	}
-	if err := c.World.SendUDP(4); err != nil {
-		t.Fatal(err)
-	}
+	c.send(t, 4)
 	if got := c.packets(t, "demo", "counter"); got != 5+4 {
 		t.Errorf("the pod reads %d packets, want 9", got)
 	}

@@ -55,9 +55,7 @@ func TestAHundredPodsComeAndGo(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	if err := c.World.SendUDP(10); err != nil {
-		t.Fatal(err)
-	}
+	c.send(t, 10)
 	for _, name := range []string{"counter-0", "counter-96"} {
 		if got := c.packets(t, "demo", name); got != 10 {
 			t.Errorf("%s reads %d packets, want 10", name, got)

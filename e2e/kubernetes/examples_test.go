@@ -142,9 +142,7 @@ func TestRestrictedPodReadsMaps(t *testing.T) {
 	c.example(t, "restricted.yaml")
 	c.awaitReady(t, "restricted", "flows")
 	const packets = 10
-	if err := c.World.SendUDP(packets); err != nil {
-		t.Fatal(err)
-	}
+	c.send(t, packets)
 	in := func(container string, command ...string) string {
 		return c.kubectl(t, append([]string{"exec", "-n", "restricted", "flows", "-c", container, "--"}, command...)...)
 	}
@@ -235,9 +233,7 @@ func TestGrantStartsAPodThatWaits(t *testing.T) {
 	}
 	c.example(t, "granted.yaml")
 	c.awaitReady(t, "granted", "counter")
-	if err := c.World.SendUDP(4); err != nil {
-		t.Fatal(err)
-	}
+	c.send(t, 4)
 	if got := c.packets(t, "granted", "counter"); got != 4 {
 		t.Errorf("the pod reads %d packets, want 4", got)
 	}
@@ -253,9 +249,7 @@ func TestPodWithUserNamespaceReadsMaps(t *testing.T) {
 	if got := strings.Fields(c.exec(t, "userns", "flows", "cat", "/proc/self/uid_map")); len(got) != 3 || got[0] != "0" || got[1] == "0" {
 		t.Fatalf("the pod has no user namespace: %v", got)
 	}
-	if err := c.World.SendUDP(6); err != nil {
-		t.Fatal(err)
-	}
+	c.send(t, 6)
 	if got := c.packets(t, "userns", "flows"); got != 6 {
 		t.Errorf("the pod reads %d packets, want 6", got)
 	}
@@ -281,9 +275,7 @@ func TestPodsOfAClaimShareOneInstance(t *testing.T) {
 	}
 	programs := programsNamed(t, "count")
 	for _, sent := range []int{8, 3} {
-		if err := c.World.SendUDP(sent); err != nil {
-			t.Fatal(err)
-		}
+		c.send(t, sent)
 		if one, two := c.packets(t, "claims", "one"), c.packets(t, "claims", "two"); one != two || one < uint64(sent) {
 			t.Errorf("the pods read %d and %d packets", one, two)
 		}
@@ -292,9 +284,7 @@ func TestPodsOfAClaimShareOneInstance(t *testing.T) {
 	if got := programsNamed(t, "count"); got != programs || got == 0 {
 		t.Errorf("%d programs for two pods, %d for one", programs, got)
 	}
-	if err := c.World.SendUDP(1); err != nil {
-		t.Fatal(err)
-	}
+	c.send(t, 1)
 	if got := c.packets(t, "claims", "one"); got != 8+3+1 {
 		t.Errorf("the pod that stays reads %d packets, want 12", got)
 	}

@@ -34,19 +34,12 @@ func TestKubeletRestarts(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			c := start(t)
 			c.nothingLeft(t)
-			c.namespace(t, "demo")
-			c.policy(t, "demo")
-			c.applyFiles(t, "testdata/counter.yaml")
-			c.awaitReady(t, "demo", "counter")
+			c.counter(t)
 			before := c.containerID(t, "demo", "counter")
-			if err := c.World.SendUDP(10); err != nil {
-				t.Fatal(err)
-			}
+			c.send(t, 10)
 
 			c.StopComponent(k8s.Kubelet, test.signal)
-			if err := c.World.SendUDP(10); err != nil {
-				t.Fatal(err)
-			}
+			c.send(t, 10)
 			if test.away {
 				c.kubectl(t, "delete", "pod", "-n", "demo", "counter", "--grace-period=0", "--force")
 			}
@@ -58,9 +51,7 @@ func TestKubeletRestarts(t *testing.T) {
 			}
 			soon(t, "kubelet knows the volume", func() error { return c.knowsVolumes(t, 1) })
 			c.awaitDriver(t, true)
-			if err := c.World.SendUDP(10); err != nil {
-				t.Fatal(err)
-			}
+			c.send(t, 10)
 			if got := c.packets(t, "demo", "counter"); got != 30 {
 				t.Errorf("the pod reads %d packets, want 30", got)
 			}
@@ -119,10 +110,7 @@ func TestPodIsDeletedWhileThePluginIsDown(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			c := start(t)
 			c.nothingLeft(t)
-			c.namespace(t, "demo")
-			c.policy(t, "demo")
-			c.applyFiles(t, "testdata/counter.yaml")
-			c.awaitReady(t, "demo", "counter")
+			c.counter(t)
 			restartPlugin(t, &p, func() {
 				before := c.failedTearDowns(t)
 				c.kubectl(t, append([]string{"delete", "pod", "-n", "demo", "counter"}, test.delete...)...)
@@ -139,10 +127,7 @@ func TestPodIsDeletedWhileThePluginIsDown(t *testing.T) {
 	t.Run("by force, the plugin being there", func(t *testing.T) {
 		c := start(t)
 		c.nothingLeft(t)
-		c.namespace(t, "demo")
-		c.policy(t, "demo")
-		c.applyFiles(t, "testdata/counter.yaml")
-		c.awaitReady(t, "demo", "counter")
+		c.counter(t)
 		c.kubectl(t, "delete", "pod", "-n", "demo", "counter", "--grace-period=0", "--force")
 	})
 }

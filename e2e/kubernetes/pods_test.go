@@ -92,6 +92,23 @@ func (c *cluster) awaitReady(t *testing.T, namespace, pod string) {
 	c.await(t, podPath(namespace, pod), k8s.Condition("Ready"))
 }
 
+// counter starts the pod demo/counter of testdata/counter.yaml, which counts packets at the node's interface.
+func (c *cluster) counter(t *testing.T) {
+	t.Helper()
+	c.namespace(t, "demo")
+	c.policy(t, "demo")
+	c.applyFiles(t, "testdata/counter.yaml")
+	c.awaitReady(t, "demo", "counter")
+}
+
+// send sends packets to the node's interface.
+func (c *cluster) send(t *testing.T, packets int) {
+	t.Helper()
+	if err := c.World.SendUDP(packets); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // deletePod deletes a pod and waits until it is gone.
 func (c *cluster) deletePod(t *testing.T, namespace, pod string) {
 	t.Helper()

@@ -18,14 +18,9 @@ func TestPodReadsItsVolume(t *testing.T) {
 			c := start(t)
 			c.deploy(t, how)
 			c.nothingLeft(t)
-			c.namespace(t, "demo")
-			c.policy(t, "demo")
-			c.applyFiles(t, "testdata/counter.yaml")
-			c.awaitReady(t, "demo", "counter")
+			c.counter(t)
 			const packets = 100
-			if err := c.World.SendUDP(packets); err != nil {
-				t.Fatal(err)
-			}
+			c.send(t, packets)
 			if got := c.packets(t, "demo", "counter"); got != packets {
 				t.Errorf("the pod reads %d packets, want %d", got, packets)
 			}

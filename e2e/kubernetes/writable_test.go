@@ -18,9 +18,7 @@ func TestPodWritesAMap(t *testing.T) {
 	c.example(t, "writable-map.yaml")
 	c.awaitReady(t, "writable", "flows")
 	const before, packets = 1_000_000, 100
-	if err := c.World.SendUDP(packets); err != nil {
-		t.Fatal(err)
-	}
+	c.send(t, packets)
 	if got := c.packets(t, "writable", "flows"); got != before+packets {
 		t.Errorf("the pod reads %d packets, want %d", got, before+packets)
 	}
