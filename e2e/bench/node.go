@@ -19,6 +19,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/bpfvol/bpfvol/bpf"
+	"github.com/bpfvol/bpfvol/e2e/gobuild"
 	"github.com/bpfvol/bpfvol/e2e/kubelet"
 	"github.com/bpfvol/bpfvol/e2e/stack"
 )
@@ -62,6 +63,7 @@ func benchNode(ctx context.Context, bpfvol string) (err error) {
 		return err
 	}
 	figure("start.ready_ms", milliseconds(ready), "ms")
+	time.Sleep(3 * time.Second) // it is idle when it has looked at all volumes for the first time
 	idle, err := b.rss()
 	if err != nil {
 		return err
@@ -308,10 +310,8 @@ func (b *bench) memory(field string) (float64, error) {
 
 func binarySize(ctx context.Context, dir string) error {
 	out := filepath.Join(dir, "stripped")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, "./cmd/bpfvol")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if text, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build: %w: %s", err, text)
+	if err := gobuild.Build(ctx, out, "", "./cmd/bpfvol", "-trimpath", "-ldflags=-s -w"); err != nil {
+		return err
 	}
 	st, err := os.Stat(out)
 	if err != nil {

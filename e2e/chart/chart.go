@@ -6,20 +6,22 @@ package chart
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/bpfvol/bpfvol/e2e/gobuild"
 )
 
 //go:generate go run ./schema ../../deploy/crd/bpfvol.io_bytecodepolicies.yaml ../../deploy/helm/bpfvol/values.schema.json
 
 // Dir returns the chart's directory.
-func Dir() string { return filepath.Join(root(), "deploy", "helm", "bpfvol") }
+func Dir() string { return filepath.Join(gobuild.Root(), "deploy", "helm", "bpfvol") }
 
 // Helm is a helm that talks to one API server.
 type Helm struct {
@@ -63,21 +65,6 @@ func Binary(t testing.TB) string {
 
 // build makes bin/helm. go build looks at what it was made of, so this takes a second where it is up to date.
 var build = sync.OnceValues(func() (string, error) {
-	binary := filepath.Join(root(), "bin", "helm")
-	cmd := exec.Command("go", "build", "-trimpath", "-o", binary, "helm.sh/helm/v4/cmd/helm")
-	cmd.Dir = filepath.Join(root(), "tools", "helm")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build helm from tools/helm: %w:\n%s", err, out)
-	}
-	return binary, nil
+	binary := filepath.Join(gobuild.Root(), "bin", "helm")
+	return binary, gobuild.Build(context.Background(), binary, "tools/helm", "helm.sh/helm/v4/cmd/helm", "-trimpath")
 })
-
-// root is where the repository lies.
-func root() string {
-	_, file, _, ok := runtime.Caller(0)
-	if !ok || !filepath.IsAbs(file) {
-		panic("chart: tests must be built with the paths of their source")
-	}
-	return filepath.Join(filepath.Dir(file), "..", "..")
-}

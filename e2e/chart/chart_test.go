@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/yaml"
 
+	"github.com/bpfvol/bpfvol/e2e/gobuild"
 	"github.com/bpfvol/bpfvol/e2e/k8s"
 )
 
@@ -137,7 +138,7 @@ func TestTypoInValuesIsAnError(t *testing.T) {
 func TestPlainManifestsAreWhatTheChartInstalls(t *testing.T) {
 	rendered := objects(t, template(t, "--set", "provisioner.enabled=true"))
 	for _, file := range []string{"csidriver.yaml", "rbac.yaml", "provision-rbac.yaml"} {
-		text, err := os.ReadFile(filepath.Join(root(), "deploy", file))
+		text, err := os.ReadFile(filepath.Join(gobuild.Root(), "deploy", file))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -253,7 +254,7 @@ func TestUninstallLeavesPoliciesOfOthers(t *testing.T) {
 func TestAPIServerTakesTheExamples(t *testing.T) {
 	c := k8s.Start(t)
 	c.Kubectl(t, "create", "namespace", "demo") // that of policy.yaml and use.yaml, which docs speak of
-	files, err := filepath.Glob(filepath.Join(root(), "deploy", "examples", "*.yaml"))
+	files, err := filepath.Glob(filepath.Join(gobuild.Root(), "deploy", "examples", "*.yaml"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no examples: %v", err)
 	}

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/bpfvol/bpfvol/e2e/gobuild"
 )
 
 // Whoever troubleshoots finds what docs/operations.md quotes of events, and where its links lead.
@@ -29,9 +31,9 @@ func TestOperationsQuotesEventsThatExist(t *testing.T) {
 		}
 	}
 	for _, link := range regexp.MustCompile(`\]\(([^)#]*)#?([^)]*)\)`).FindAllStringSubmatch(text, -1) {
-		file, anchor := filepath.Join(root(), "docs", link[1]), link[2]
+		file, anchor := filepath.Join(gobuild.Root(), "docs", link[1]), link[2]
 		if link[1] == "" {
-			file = filepath.Join(root(), "docs", "operations.md")
+			file = filepath.Join(gobuild.Root(), "docs", "operations.md")
 		}
 		if _, err := os.Stat(file); err != nil {
 			t.Error(err)
@@ -52,7 +54,7 @@ func TestOperationsQuotesEventsThatExist(t *testing.T) {
 
 func read(t *testing.T, name string) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(root(), "docs", name))
+	text, err := os.ReadFile(filepath.Join(gobuild.Root(), "docs", name))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@
 package events
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/bpfvol/bpfvol/e2e/gobuild"
 	"github.com/bpfvol/bpfvol/internal/bpftest"
 )
 
@@ -58,8 +60,8 @@ func outside() (code int, err error) {
 		}
 		defer os.RemoveAll(dir)
 		bin = filepath.Join(dir, "bpfvol")
-		if out, err := exec.Command("go", "build", "-o", bin, "../../cmd/bpfvol").CombinedOutput(); err != nil {
-			return 0, fmt.Errorf("go build: %w: %s", err, out)
+		if err := gobuild.Build(context.Background(), bin, "", "./cmd/bpfvol"); err != nil {
+			return 0, err
 		}
 	}
 	self, err := os.Executable()

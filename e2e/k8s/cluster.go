@@ -31,10 +31,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/bpfvol/bpfvol/e2e/gobuild"
 )
 
 // readyTimeout is generous: the machine may be busy with other packages' tests.
@@ -220,13 +221,7 @@ func (c *Cluster) install(ctx context.Context) error {
 }
 
 // folder is where this package's source lies.
-func folder() string {
-	_, file, _, ok := runtime.Caller(0)
-	if !ok || !filepath.IsAbs(file) {
-		panic("k8s: tests must be built with the paths of their source")
-	}
-	return filepath.Dir(file)
-}
+func folder() string { return filepath.Join(gobuild.Root(), "e2e", "k8s") }
 
 // BuildUpstream builds Kubernetes' own tests of storage, the program upstream, and agnhost, which runs in their pods. It returns
 // the directory.

@@ -16,7 +16,6 @@ package nodetest
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -26,6 +25,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/bpfvol/bpfvol/e2e/gobuild"
 	"github.com/bpfvol/bpfvol/e2e/kubelet"
 	"github.com/bpfvol/bpfvol/e2e/stack"
 	"github.com/bpfvol/bpfvol/internal/bpftest"
@@ -83,11 +83,7 @@ var binary = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(binDir, "bpfvol")
-	out, err := exec.Command("go", "build", "-C", "../..", "-buildvcs=false", "-o", path, "./cmd/bpfvol").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("go build: %w: %s", err, out)
-	}
-	return path, nil
+	return path, gobuild.Build(context.Background(), path, "", "./cmd/bpfvol")
 })
 
 // Start starts a node that ends with the test. Whatever is left then fails the test.

@@ -5,13 +5,15 @@ package nodetest
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/bpfvol/bpfvol/e2e/gobuild"
 )
 
 // Plugins is kubelet as far as it looks for drivers and registers them: kubelet's own code, see e2e/k8s/hyperkube/plugins.
@@ -21,13 +23,8 @@ type Plugins struct{ states chan string }
 // are not ours.
 var pluginsBinary = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(binDir, "plugins")
-	cmd := exec.Command("go", "build", "-C", "../k8s/hyperkube", "-o", path, "./plugins")
-	// As e2e/k8s/build.sh, to share what that has compiled.
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false -trimpath -mod=readonly")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build: %w: %s", err, out)
-	}
-	return path, nil
+	// -trimpath as e2e/k8s/build.sh, to share what that has compiled.
+	return path, gobuild.Build(context.Background(), path, "e2e/k8s/hyperkube", "./plugins", "-trimpath")
 })
 
 // StartPlugins starts it on the node's kubelet directory, until the test ends. nodeObject is the name of the node in the

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bpfvol/bpfvol/e2e/gobuild"
 	"github.com/bpfvol/bpfvol/e2e/k8s"
 )
 
@@ -42,9 +43,10 @@ func run(m *testing.M) (code int, err error) {
 		return 0, err
 	}
 	defer os.RemoveAll(binDir)
-	build := exec.Command("go", "build", "-C", "../..", "-buildvcs=false", "-o", binDir+"/", "./cmd/bpfvol", "./cmd/bpfvol-provision")
-	if out, err := build.CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("go build: %w: %s", err, out)
+	for _, name := range []string{"bpfvol", "bpfvol-provision"} {
+		if err := gobuild.Build(context.Background(), filepath.Join(binDir, name), "", "./cmd/"+name); err != nil {
+			return 0, err
+		}
 	}
 	return m.Run(), nil
 }
