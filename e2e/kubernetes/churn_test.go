@@ -9,8 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -24,10 +24,8 @@ import (
 // on there is no place, as one program has 64 maps at most and the kernel allows 33 tail calls.
 func TestAHundredPodsComeAndGo(t *testing.T) {
 	c := start(t)
-	c.deploy(t, asChart(""))
 	c.nothingLeft(t)
-	c.namespace(t, "demo")
-	c.policy(t, "demo")
+	c.counter(t)
 
 	const pods, atOnce = 100, 10
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 5*time.Minute, errors.New("not in time"))
@@ -65,16 +63,12 @@ func TestAHundredPodsComeAndGo(t *testing.T) {
 	t.Logf("%d pods came in %s and went in %s", pods, up.Round(time.Second), (time.Since(started) - up).Round(time.Second))
 }
 
-// create makes a pod of testdata/counter.yaml with another name and other programs; with none, it has an emptyDir instead.
+// create makes a pod as counter.yaml has one, with another name and other programs; with none, it has an emptyDir instead.
 func (c *cluster) create(t *testing.T, name, attach string) {
 	t.Helper()
-	text, err := os.ReadFile("testdata/counter.yaml")
-	if err != nil {
-		t.Error(err)
-		return
-	}
+	documents := strings.Split(c.exampleManifest(t, "counter.yaml"), "\n---\n")
 	var pod map[string]any
-	if err := yaml.Unmarshal(text, &pod); err != nil {
+	if err := yaml.Unmarshal([]byte(documents[len(documents)-1]), &pod); err != nil {
 		t.Error(err)
 		return
 	}
@@ -86,7 +80,7 @@ func (c *cluster) create(t *testing.T, name, attach string) {
 	} else {
 		volume["csi"].(map[string]any)["volumeAttributes"].(map[string]any)["attach"] = attach
 	}
-	if status, body := c.Do(outlive{t}, http.MethodPost, "/api/v1/namespaces/demo/pods", pod); status != http.StatusCreated {
+	if status, body := c.Do(outlive(t), http.MethodPost, "/api/v1/namespaces/demo/pods", pod); status != http.StatusCreated {
 		t.Errorf("create %s: %d: %s", name, status, body)
 	}
 }
@@ -94,25 +88,24 @@ func (c *cluster) create(t *testing.T, name, attach string) {
 // startOverheadLimit is how much longer a pod may take to start for its volume.
 const startOverheadLimit = 100 * time.Millisecond
 
-// From the creation of a pod until the API server says that it is ready, with a volume and with an emptyDir in its place, by
-// turns. The image of the programs is in the plugin's cache.
+// From the creation of a pod until the API server says that it is ready, with a volume and with an emptyDir in its place, in
+// pairs whose order is random. The image of the programs is in the plugin's cache. The pods stay, so each volume's program joins
+// all those before it.
 func TestPodStartOverhead(t *testing.T) {
 	c := start(t)
-	c.deploy(t, asChart(""))
 	c.nothingLeft(t)
-	c.namespace(t, "demo")
-	c.policy(t, "demo")
+	c.counter(t)
 	took := map[string][]time.Duration{}
 	const warmUp, pairs = 1, 15
 	for i := range warmUp + pairs {
-		for _, attach := range []string{"", "{program: count, xdp: {interface: eth0}}"} {
+		for name, attach := range map[string]string{"without": "", "with": "{program: count, xdp: {interface: eth0}}"} {
+			pod := fmt.Sprintf("%s-%d", name, i)
 			begun := time.Now()
-			c.create(t, "counter", attach)
-			c.awaitReady(t, "demo", "counter")
+			c.create(t, pod, attach)
+			c.awaitReady(t, "demo", pod)
 			if d := time.Since(begun); i >= warmUp {
 				took[attach] = append(took[attach], d)
 			}
-			c.deletePod(t, "demo", "counter")
 		}
 	}
 	medians := map[bool]time.Duration{}

@@ -8,7 +8,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/bpfvol/bpfvol/e2e/gobuild"
 	"github.com/bpfvol/bpfvol/e2e/k8s"
 )
 
@@ -31,24 +31,36 @@ func (c *cluster) example(t *testing.T, file string) {
 	if err := c.exampleImages(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	manifest := c.exampleManifest(t, file)
+	c.Apply(t, manifest)
+	t.Cleanup(func() {
+		if _, err := c.TryKubectl(outlive(t), manifest, "delete", "--ignore-not-found", "--timeout="+patience.String(), "-f", "-"); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() {
+		if t.Failed() {
+			c.archive(t) // with the pods
+		}
+	})
+}
+
+// exampleManifest is a file of deploy/examples with the key of the tests.
+func (c *cluster) exampleManifest(t *testing.T, file string) string {
+	t.Helper()
 	text, err := os.ReadFile(filepath.Join("../../deploy/examples", file))
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := os.ReadFile(c.keyPrefix() + ".pub")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ours := "        " + strings.ReplaceAll(strings.TrimSpace(string(key)), "\n", "\n        ")
-	manifest := regexp.MustCompile(`(?s) *-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----`).ReplaceAllLiteralString(string(text), ours)
-	if _, err := c.TryKubectl(t, manifest, "apply", "-f", "-"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if _, err := c.TryKubectl(outlive{t}, manifest, "delete", "--ignore-not-found", "--timeout="+patience.String(), "-f", "-"); err != nil {
-			t.Error(err)
-		}
-	})
+	ours := "        " + strings.ReplaceAll(strings.TrimSpace(c.publicKey(t)), "\n", "\n        ")
+	return regexp.MustCompile(`(?s) *-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----`).ReplaceAllLiteralString(string(text), ours)
+}
+
+// counter starts the pod demo/counter of counter.yaml, which counts packets at the node's interface.
+func (c *cluster) counter(t *testing.T) {
+	t.Helper()
+	c.example(t, "counter.yaml")
+	c.awaitReady(t, "demo", "counter")
 }
 
 var exampleImages struct {
@@ -56,15 +68,12 @@ var exampleImages struct {
 	err error
 }
 
-// exampleImages pushes what the examples name, beside what every test has.
+// exampleImages pushes deploy/examples/reader and writer, with a shell and what asks for every command of bpf(2).
 func (c *cluster) exampleImages(ctx context.Context) error {
-	exampleImages.Do(func() {
-		exampleImages.err = errors.Join(c.pushReader(ctx), c.pushObject("firewall", true), c.pushObject("unsigned", false))
-	})
+	exampleImages.Do(func() { exampleImages.err = c.pushReader(ctx) })
 	return exampleImages.err
 }
 
-// pushReader pushes deploy/examples/reader and writer, with a shell and what asks for every command of bpf(2).
 func (c *cluster) pushReader(ctx context.Context) error {
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
@@ -73,11 +82,8 @@ func (c *cluster) pushReader(ctx context.Context) error {
 	files := []k8s.File{{Path: "/bin/busybox", From: busybox}, {Path: "/bin/sleep", Link: "busybox"}}
 	for name, pkg := range map[string]string{"reader": "./deploy/examples/reader", "writer": "./deploy/examples/writer", "bpfcalls": "./e2e/bpfcalls"} {
 		binary := filepath.Join(c.dir, name)
-		cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-trimpath", "-o", binary, pkg)
-		cmd.Dir = "../.."
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("go build %s: %w: %s", pkg, err, out)
+		if err := gobuild.Build(ctx, binary, "", pkg, "-trimpath"); err != nil {
+			return err
 		}
 		files = append(files, k8s.File{Path: "/" + name, From: binary})
 	}
@@ -86,29 +92,6 @@ func (c *cluster) pushReader(ctx context.Context) error {
 		return err
 	}
 	return errors.Join(c.Push(ctx, "ghcr.io/acme/reader:v1", image), c.Push(ctx, "ghcr.io/acme/writer:v1", image))
-}
-
-// pushObject pushes a bytecode image of an example program; unsigned is the counter once more.
-func (c *cluster) pushObject(name string, signed bool) error {
-	file := name
-	if !signed {
-		file = "count"
-	}
-	object, err := filepath.Abs("../../bpf/" + file + ".bpf.o")
-	if err != nil {
-		return err
-	}
-	there := c.Registry() + "/acme/" + name + ":v1"
-	steps := [][]string{{"build", object, "-t", there}}
-	if signed {
-		steps = append(steps, []string{"sign", there, "--key", c.keyPrefix() + ".key"})
-	}
-	for _, args := range append(steps, []string{"push", there}) {
-		if _, err := c.cli(args...); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // awaitEvent waits for an event of a pod with this reason, and returns its text.
@@ -133,11 +116,23 @@ func (c *cluster) awaitEvent(t *testing.T, namespace, pod, reason string) string
 	return text
 }
 
+// The whole way: kubelet publishes an inline volume, its program counts packets of the node's interface, and an unprivileged
+// container reads the count by cat.
+func TestPodReadsItsVolume(t *testing.T) {
+	c := start(t)
+	c.nothingLeft(t)
+	c.counter(t)
+	const packets = 100
+	c.send(t, packets)
+	if got := c.packets(t, "demo", "counter"); got != packets {
+		t.Errorf("the pod reads %d packets, want %d", got, packets)
+	}
+}
+
 // A namespace that enforces "restricted" takes the pod, which reads the map by cat under the default seccomp profile, and by
 // bpf(2) under the one that the chart brings. That one lets through what reading needs, and nothing else.
 func TestRestrictedPodReadsMaps(t *testing.T) {
 	c := start(t)
-	c.deploy(t, asChart("seccompProfile: {install: true}"))
 	c.nothingLeft(t)
 	c.example(t, "restricted.yaml")
 	c.awaitReady(t, "restricted", "flows")
@@ -164,7 +159,6 @@ func TestRestrictedPodReadsMaps(t *testing.T) {
 // What the firewall drops, the counter does not see, since it comes later by its priority, though its pod may have come first.
 func TestPodsShareAnInterfaceInOrder(t *testing.T) {
 	c := start(t)
-	c.deploy(t, asChart(""))
 	c.nothingLeft(t)
 	c.example(t, "shared-interface.yaml")
 	c.awaitReady(t, "shared", "counter")
@@ -207,7 +201,6 @@ func (c *cluster) dropped(t *testing.T, namespace, pod string) (sum uint64) {
 // An image without a signature does not run, and who looks at the pod reads why.
 func TestUnsignedImageIsRefusedInAnEvent(t *testing.T) {
 	c := start(t)
-	c.deploy(t, asChart(""))
 	c.nothingLeft(t)
 	c.example(t, "unsigned.yaml")
 	const want = `is not signed, and policy "unsigned" wants a signature; sign it`
@@ -224,7 +217,6 @@ func TestUnsignedImageIsRefusedInAnEvent(t *testing.T) {
 // A service account without the grant is refused by name, and once it has it the pod starts by itself.
 func TestGrantStartsAPodThatWaits(t *testing.T) {
 	c := start(t)
-	c.deploy(t, asChart(""))
 	c.nothingLeft(t)
 	c.example(t, "denied.yaml")
 	const want = `service account "granted/counter" may not use policy "granted"; an admin must grant it verb "use" on bytecodepolicies/granted`
@@ -242,7 +234,6 @@ func TestGrantStartsAPodThatWaits(t *testing.T) {
 // A container whose root is nobody on the node starts with a volume, reads it and cannot write it.
 func TestPodWithUserNamespaceReadsMaps(t *testing.T) {
 	c := start(t)
-	c.deploy(t, asChart(""))
 	c.nothingLeft(t)
 	c.example(t, "user-namespace.yaml")
 	c.awaitReady(t, "userns", "flows")
@@ -264,7 +255,6 @@ func TestPodWithUserNamespaceReadsMaps(t *testing.T) {
 // the last of them goes.
 func TestPodsOfAClaimShareOneInstance(t *testing.T) {
 	c := start(t)
-	c.deploy(t, asChart("provisioner: {enabled: true}"))
 	c.nothingLeft(t)
 	c.example(t, "storageclass.yaml")
 	c.awaitReady(t, "claims", "one")
@@ -317,6 +307,29 @@ func programsNamed(t *testing.T, name string) (n int) {
 		}
 		if info.Name == name {
 			n++
+		}
+	}
+}
+
+// A pod with the least rights there are, in a user namespace and with a group of its own, writes a map of its volume, and the
+// program goes on from what it wrote. It changes nothing else.
+func TestPodWritesAMap(t *testing.T) {
+	c := start(t)
+	c.nothingLeft(t)
+	c.example(t, "writable-map.yaml")
+	c.awaitReady(t, "writable", "flows")
+	const before, packets = 1_000_000, 100
+	c.send(t, packets)
+	if got := c.packets(t, "writable", "flows"); got != before+packets {
+		t.Errorf("the pod reads %d packets, want %d", got, before+packets)
+	}
+	if got := c.exec(t, "writable", "flows", "ls", "/bpf/rw"); got != "flows\n" {
+		t.Errorf("files in rw: %q", got)
+	}
+	for _, attempt := range []string{"rm /bpf/rw/flows", "mv /bpf/rw/flows /bpf/rw/x", "mkdir /bpf/rw/x", "rm /bpf/maps/flows"} {
+		got := c.exec(t, "writable", "flows", "sh", "-c", attempt+" 2>&1; true")
+		if !strings.Contains(got, "Read-only file system") {
+			t.Errorf("%s: %q", attempt, got)
 		}
 	}
 }

@@ -6,10 +6,9 @@
 // volumes, and everything is applied as a user applies it.
 //
 //	func TestSomething(t *testing.T) {
-//		c := start(t)                    // the node, which all tests share
-//		c.deploy(t, asDaemonSet)         // the plugin, until the test ends
-//		c.nothingLeft(t)                 // checked at the end, while the plugin runs
-//		c.applyFile(t, "counter.yaml")
+//		c := start(t)                        // the node and the plugin on it, which all tests share
+//		c.nothingLeft(t)                     // checked at the end
+//		c.example(t, "counter.yaml")         // of deploy/examples
 //		c.awaitReady(t, "demo", "counter")
 //		...
 //
@@ -28,6 +27,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bpfvol/bpfvol/e2e/gobuild"
 	"github.com/bpfvol/bpfvol/e2e/k8s"
 	"github.com/bpfvol/bpfvol/internal/bpftest"
 )
@@ -49,15 +49,16 @@ func (s shared) Run() int {
 // cluster is a node with images in its registry, and the plugin as binaries and images of two versions.
 type cluster struct {
 	*k8s.Node
-	dir      string          // of this machine: binaries, the signing key, the cache of the command line
-	archived map[string]bool // tests whose failure is
+	dir       string          // of this machine: binaries, the signing key, the cache of the command line
+	installed bool            // the plugin is
+	archived  map[string]bool // tests whose failure is
 }
 
-// The image references of the tests, as their manifests have them.
+// The image references of the tests, as manifests have them.
 const (
 	pluginRepository = "ghcr.io/bpfvol/bpfvol" // with a version as its tag
-	countImage       = "ghcr.io/acme/count:v1" // bytecode
 	busyboxImage     = "docker.io/library/busybox:1.37"
+	chartTestImage   = "ghcr.io/bpfvol/count:v1" // bytecode: the counter, under a name that no policy of an example covers
 )
 
 var theCluster struct {
@@ -66,8 +67,15 @@ var theCluster struct {
 	err error
 }
 
-// start returns the node, which the first test starts.
+// start returns the node, with the plugin on it: the first test starts it.
 func start(t *testing.T) *cluster {
+	t.Helper()
+	c := startNode(t)
+	c.install(t)
+	return c
+}
+
+func startNode(t *testing.T) *cluster {
 	t.Helper()
 	bpftest.Root(t)
 	theCluster.Do(func() {
@@ -134,20 +142,14 @@ func (c *cluster) provisioner() string { return filepath.Join(c.dir, "bpfvol-pro
 
 // buildPlugin builds it as the Makefile does.
 func (c *cluster) buildPlugin(ctx context.Context) error {
-	builds := [][]string{{c.provisioner(), "./cmd/bpfvol-provision", version}}
-	for _, v := range []string{version, nextVersion} {
-		builds = append(builds, []string{c.plugin(v), "./cmd/bpfvol", v})
+	build := func(output, pkg, version string) error {
+		return gobuild.Build(ctx, output, "", pkg, "-trimpath", "-ldflags=-s -w -X main.version="+version)
 	}
-	for _, b := range builds {
-		cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-tags=grpcnotrace", "-trimpath",
-			"-ldflags=-s -w -X main.version="+b[2], "-o", b[0], b[1])
-		cmd.Dir = "../.."
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("go build: %w: %s", err, out)
-		}
-	}
-	return nil
+	return errors.Join(
+		build(c.provisioner(), "./cmd/bpfvol-provision", version),
+		build(c.plugin(version), "./cmd/bpfvol", version),
+		build(c.plugin(nextVersion), "./cmd/bpfvol", nextVersion),
+	)
 }
 
 // pushImages puts the images of containers into the node's registry.
@@ -173,25 +175,48 @@ func (c *cluster) pushImages(ctx context.Context) error {
 	return nil
 }
 
-// pushBytecode makes a key, and an image of the example program that it signed.
+// pushBytecode makes a key, and images of the example programs, all but one of which it signed.
 func (c *cluster) pushBytecode(context.Context) error {
 	if _, err := c.cli("keygen", "--prefix", c.keyPrefix()); err != nil {
 		return err
 	}
-	object, err := filepath.Abs("../../bpf/count.bpf.o")
-	if err != nil {
-		return err
-	}
-	there := c.Registry() + "/" + strings.TrimPrefix(countImage, "ghcr.io/")
-	for _, args := range [][]string{{"build", object, "-t", there}, {"sign", there, "--key", c.keyPrefix() + ".key"}, {"push", there}} {
-		if _, err := c.cli(args...); err != nil {
+	for _, image := range []struct {
+		reference, object string
+		signed            bool
+	}{
+		{"ghcr.io/acme/count:v1", "count", true},
+		{"ghcr.io/acme/firewall:v1", "firewall", true},
+		{"ghcr.io/acme/unsigned:v1", "count", false},
+		{chartTestImage, "count", true},
+	} {
+		object, err := filepath.Abs("../../bpf/" + image.object + ".bpf.o")
+		if err != nil {
 			return err
+		}
+		there := c.Registry() + "/" + strings.TrimPrefix(image.reference, "ghcr.io/")
+		steps := [][]string{{"build", object, "-t", there}}
+		if image.signed {
+			steps = append(steps, []string{"sign", there, "--key", c.keyPrefix() + ".key"})
+		}
+		for _, args := range append(steps, []string{"push", there}) {
+			if _, err := c.cli(args...); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
 func (c *cluster) keyPrefix() string { return filepath.Join(c.dir, "acme") }
+
+func (c *cluster) publicKey(t *testing.T) string {
+	t.Helper()
+	key, err := os.ReadFile(c.keyPrefix() + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(key)
+}
 
 // cli runs bpfvol on the node and returns what it prints.
 func (c *cluster) cli(args ...string) (string, error) {

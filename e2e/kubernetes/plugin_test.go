@@ -11,88 +11,92 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
+	"github.com/bpfvol/bpfvol/e2e/chart"
 	"github.com/bpfvol/bpfvol/e2e/k8s"
 )
-
-// A deployment is a way to run the plugin on the node. It returns what takes it away again, which leaves the volumes alone.
-type deployment func(t *testing.T, c *cluster) (remove func())
 
 // pluginNamespace is that of the plugin's own objects.
 const pluginNamespace = "bpfvol-system"
 
-// deploy runs the plugin until the test ends, and returns when kubelet knows it.
-func (c *cluster) deploy(t *testing.T, how deployment) {
+// install installs deploy/helm/bpfvol as docs/operations.md says, unless an earlier test has. helm itself waits until the pods
+// are ready. After a test that fails the plugin is taken away, and the next one begins afresh.
+func (c *cluster) install(t *testing.T) {
 	t.Helper()
-	remove := how(t, c)
-	t.Cleanup(remove)
-	t.Cleanup(func() { c.archiveIfFailed(t) }) // with the plugin's log
+	t.Cleanup(func() {
+		if t.Failed() {
+			c.archive(t)
+			c.uninstall(t)
+		}
+	})
+	if c.installed {
+		return
+	}
+	c.installed = true
+	values := filepath.Join(c.dir, "values.yaml")
+	if err := os.WriteFile(values, []byte(c.values(t)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.helm(t, "install", "bpfvol", chart.Dir(), "--namespace", pluginNamespace, "--create-namespace", "-f", values, "--wait", "--timeout", patience.String())
 	c.awaitDriver(t, true)
 }
 
-// asDaemonSet deploys the plugin from plain manifests: testdata/daemonset.yaml and what docs/policy.md says to apply.
-func asDaemonSet(t *testing.T, c *cluster) func() {
+// uninstall takes away what install brought.
+func (c *cluster) uninstall(t *testing.T) {
 	t.Helper()
-	crd, rbac, driver := "../../deploy/crd", "../../deploy/rbac.yaml", "../../deploy/csidriver.yaml"
-	c.applyFiles(t, crd, "testdata/namespace.yaml")
-	c.applyFiles(t, rbac, driver, "testdata/daemonset.yaml")
-	return func() {
-		// The plugin last: kubelet needs it to take volumes away.
-		c.deleteFiles(t, "testdata/daemonset.yaml")
-		c.awaitDriver(t, false)
-		c.deleteFiles(t, rbac, driver, "testdata/namespace.yaml", crd)
-	}
+	c.installed = false
+	c.helm(t, "uninstall", "bpfvol", "--namespace", pluginNamespace, "--ignore-not-found", "--wait", "--timeout", patience.String())
+	c.awaitDriver(t, false)
+	c.kubectl(t, "delete", "crd/bytecodepolicies.bpfvol.io", "namespace/"+pluginNamespace, "--timeout="+patience.String())
 }
 
-// process is the plugin as a process on the node, which can be killed.
-type process struct {
-	c          *cluster
-	kubeconfig string
-	cmd        *exec.Cmd
-}
+// hostsDir is where containerd's users write how registries are reached. Here every image of ghcr.io is in the node's registry.
+const hostsDir = "/etc/containerd/certs.d"
 
-// asProcess runs the plugin without a container.
-func asProcess(p *process) deployment {
-	return func(t *testing.T, c *cluster) func() {
-		t.Helper()
-		crd, rbac, driver := "../../deploy/crd", "../../deploy/rbac.yaml", "../../deploy/csidriver.yaml"
-		c.applyFiles(t, crd, "testdata/namespace.yaml")
-		c.applyFiles(t, rbac, driver)
-		p.c, p.kubeconfig = c, c.ServiceAccount(t, pluginNamespace, "bpfvol")
-		p.start(t)
-		return func() {
-			p.stop(t, syscall.SIGTERM)
-			c.awaitDriver(t, false)
-			c.deleteFiles(t, rbac, driver, "testdata/namespace.yaml", crd)
-		}
-	}
-}
-
-// start starts it, again after stop.
-func (p *process) start(t *testing.T) {
+// values are the chart's for this cluster, with all that its users switch on.
+func (c *cluster) values(t *testing.T) string {
 	t.Helper()
-	log, err := os.OpenFile(filepath.Join(p.c.Dir(), "bpfvol.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err := os.MkdirAll(c.Path(hostsDir+"/ghcr.io"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(c.Path(hostsDir+"/ghcr.io/hosts.toml"), []byte(`server = "http://`+c.Registry()+`"`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf(`
+image: {tag: %q}
+registries: {hostsDir: %s}
+seccompProfile: {install: true}
+provisioner: {enabled: true}
+policies:
+- name: chart-test
+  spec: {images: [%s], authorities: [{key: {data: %q}}]}
+  usableBy: [{namespace: %s, serviceAccounts: [bpfvol-test]}]
+test:
+  volumeAttributes: {image: %s, attach: "{program: count, xdp: {interface: eth0}}"}
+`, version, hostsDir, strings.TrimSuffix(chartTestImage, ":v1"), c.publicKey(t), pluginNamespace, chartTestImage)
+}
+
+// helm runs helm on the node as admin.
+func (c *cluster) helm(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := c.tryHelm(t, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer log.Close()
-	p.cmd = exec.Command(p.c.plugin(version), "serve", "--register", "--node-id="+k8s.NodeName, "--kubeconfig="+p.kubeconfig, "--registries=/etc/bpfvol/registries.yaml")
-	p.cmd.Stdout, p.cmd.Stderr = log, log
-	if err := p.c.Start(p.cmd); err != nil {
-		t.Fatal(err)
-	}
+	return out
 }
 
-func (p *process) stop(t *testing.T, signal syscall.Signal) {
+func (c *cluster) tryHelm(t *testing.T, args ...string) (string, error) {
 	t.Helper()
-	if err := p.cmd.Process.Signal(signal); err != nil {
-		t.Fatal(err)
+	cmd := exec.Command(chart.Binary(t), args...)
+	home := filepath.Join(c.dir, "helm")
+	cmd.Env = append(os.Environ(), "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
+	out, err := c.Output(cmd)
+	if err != nil {
+		err = fmt.Errorf("helm %s: %w: %s", strings.Join(args, " "), err, out)
 	}
-	if err := p.cmd.Wait(); err != nil && signal != syscall.SIGKILL {
-		t.Errorf("the plugin ended by %v: %v", signal, err)
-	}
+	return out, err
 }
 
 // awaitDriver waits until kubelet knows the plugin, or does not any more.
@@ -115,17 +119,56 @@ func (c *cluster) awaitDriver(t *testing.T, known bool) {
 	})
 }
 
-// policy admits what the key of the tests signed, for the service account default of a namespace.
-func (c *cluster) policy(t *testing.T, namespace string) {
+// withoutPlugin does something while the node has no plugin, which is there again afterwards.
+func (c *cluster) withoutPlugin(t *testing.T, do func()) {
 	t.Helper()
-	key, err := os.ReadFile(c.keyPrefix() + ".pub")
+	onNodesWith := func(label string) {
+		c.kubectl(t, "patch", "daemonset", "-n", pluginNamespace, "bpfvol", "--patch", `{"spec":{"template":{"spec":{"nodeSelector":{"bpfvol.io/away":`+label+`}}}}}`)
+	}
+	plugin := c.pluginPod(t)
+	onNodesWith(`"true"`)
+	c.await(t, podPath(pluginNamespace, plugin), k8s.Gone)
+	do()
+	onNodesWith("null")
+	c.awaitDriver(t, true)
+}
+
+// killPlugin kills the plugin in its container, without a warning.
+func (c *cluster) killPlugin(t *testing.T) {
+	t.Helper()
+	busybox, err := exec.LookPath("busybox")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Apply(t, fmt.Sprintf("apiVersion: bpfvol.io/v1alpha1\nkind: BytecodePolicy\nmetadata: {name: acme}\nspec:\n  images: [ghcr.io/acme/**]\n  authorities:\n  - key:\n      data: |\n        %s\n",
-		strings.ReplaceAll(strings.TrimSpace(string(key)), "\n", "\n        ")))
-	c.GrantUse(t, "acme", namespace, "default")
-	t.Cleanup(func() {
-		c.kubectl(t, "delete", "bytecodepolicy/acme", "clusterrole/use-acme")
-	})
+	if out, err := c.Output(exec.Command(busybox, "sh", "-c", "kill -9 $(busybox pidof bpfvol)")); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+func (c *cluster) pluginPod(t *testing.T) string {
+	t.Helper()
+	return c.kubectl(t, "get", "pods", "-n", pluginNamespace, "-l", "app.kubernetes.io/component=node", "-o", "jsonpath={.items[0].metadata.name}")
+}
+
+// pluginVersion asks a plugin in its container.
+func (c *cluster) pluginVersion(t *testing.T, pod string) string {
+	t.Helper()
+	words := strings.Fields(c.exec(t, pluginNamespace, pod, "/bpfvol", "--version"))
+	return words[len(words)-1]
+}
+
+// pluginProcess is the directory in /proc of the plugin on the node.
+func (c *cluster) pluginProcess(t *testing.T) string {
+	t.Helper()
+	processes, err := filepath.Glob(c.Path("/proc/[0-9]*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range processes {
+		if line, err := os.ReadFile(dir + "/cmdline"); err == nil && strings.HasPrefix(string(line), "/bpfvol\x00serve\x00") {
+			return dir
+		}
+	}
+	t.Fatal("no process /bpfvol serve on the node")
+	return ""
 }

@@ -28,50 +28,23 @@ const patience = 2 * time.Minute
 // kubectl runs kubectl as admin, also while the test cleans up.
 func (c *cluster) kubectl(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := c.TryKubectl(outlive{t}, "", args...)
+	out, err := c.TryKubectl(outlive(t), "", args...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return out
 }
 
+// during is a test with another context.
+type during struct {
+	testing.TB
+	ctx context.Context
+}
+
+func (d during) Context() context.Context { return d.ctx }
+
 // outlive is a test whose context lasts longer than it, for cleanups.
-type outlive struct{ testing.TB }
-
-func (o outlive) Context() context.Context { return context.WithoutCancel(o.TB.Context()) }
-
-// applyFiles applies files as they are, which may be directories.
-func (c *cluster) applyFiles(t *testing.T, files ...string) {
-	t.Helper()
-	c.kubectl(t, append([]string{"apply"}, fileArgs(t, files)...)...)
-}
-
-// deleteFiles deletes what files made, and waits until it is gone.
-func (c *cluster) deleteFiles(t *testing.T, files ...string) {
-	t.Helper()
-	c.kubectl(t, append([]string{"delete", "--ignore-not-found", "--timeout=" + patience.String()}, fileArgs(t, files)...)...)
-}
-
-func fileArgs(t *testing.T, files []string) (args []string) {
-	t.Helper()
-	for _, f := range files {
-		path, err := filepath.Abs(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		args = append(args, "-f", path)
-	}
-	return args
-}
-
-// namespace makes a namespace that is deleted with the test, and waits until a pod can be made in it.
-func (c *cluster) namespace(t *testing.T, name string) {
-	t.Helper()
-	c.kubectl(t, "create", "namespace", name)
-	t.Cleanup(func() { c.kubectl(t, "delete", "namespace", name, "--timeout="+patience.String()) })
-	t.Cleanup(func() { c.archiveIfFailed(t) }) // with the pods in it
-	c.await(t, "/api/v1/namespaces/"+name+"/serviceaccounts/default", k8s.Exists)
-}
+func outlive(t *testing.T) testing.TB { return during{t, context.WithoutCancel(t.Context())} }
 
 // await waits by a watch until an object is as it should be.
 func (c *cluster) await(t *testing.T, object string, ok func(json.RawMessage) (bool, error)) {
@@ -90,15 +63,6 @@ func podPath(namespace, name string) string {
 func (c *cluster) awaitReady(t *testing.T, namespace, pod string) {
 	t.Helper()
 	c.await(t, podPath(namespace, pod), k8s.Condition("Ready"))
-}
-
-// counter starts the pod demo/counter of testdata/counter.yaml, which counts packets at the node's interface.
-func (c *cluster) counter(t *testing.T) {
-	t.Helper()
-	c.namespace(t, "demo")
-	c.policy(t, "demo")
-	c.applyFiles(t, "testdata/counter.yaml")
-	c.awaitReady(t, "demo", "counter")
 }
 
 // send sends packets to the node's interface.
@@ -121,6 +85,32 @@ func (c *cluster) exec(t *testing.T, namespace, pod string, command ...string) s
 	return c.kubectl(t, append([]string{"exec", "-n", namespace, pod, "--"}, command...)...)
 }
 
+// packets is what a pod reads of the UDP packets that came from the world.
+func (c *cluster) packets(t *testing.T, namespace, pod string) uint64 {
+	t.Helper()
+	var sum uint64
+	for line := range strings.Lines(c.exec(t, namespace, pod, "cat", "/bpf/json/flows")) {
+		sum += udpFromWorld(t, line)
+	}
+	return sum
+}
+
+// udpFromWorld is the number of UDP packets from the world that a line of json/flows tells of.
+func udpFromWorld(t *testing.T, line string) uint64 {
+	t.Helper()
+	var entry struct {
+		Key   struct{ Saddr, Protocol string }
+		Value struct{ Packets uint64 }
+	}
+	if err := json.Unmarshal([]byte(line), &entry); err != nil {
+		t.Fatalf("json/flows: %q: %v", line, err)
+	}
+	if entry.Key.Saddr != "10.250.0.1" || entry.Key.Protocol != "UDP" {
+		return 0
+	}
+	return entry.Value.Packets
+}
+
 // soon waits until ok has no error, for what tells nobody of its end.
 func soon(t *testing.T, what string, ok func() error) {
 	t.Helper()
@@ -136,7 +126,7 @@ func soon(t *testing.T, what string, ok func() error) {
 }
 
 // nothingLeft makes the test fail if, at its end, anything is left on the node of the volumes that it made: in the kernel, in
-// the directories of the plugin, in kubelet's. Call it after deploy, and the plugin will still run then.
+// the directories of the plugin, in kubelet's.
 func (c *cluster) nothingLeft(t *testing.T) {
 	t.Helper()
 	before := c.traces(t)
@@ -195,10 +185,10 @@ func (c *cluster) traces(t *testing.T) traces {
 	return s
 }
 
-// archiveIfFailed keeps what says why a test failed. The first call counts: later ones would see less.
-func (c *cluster) archiveIfFailed(t *testing.T) {
+// archive keeps what says why a test failed. The first call counts: later ones would see less.
+func (c *cluster) archive(t *testing.T) {
 	t.Helper()
-	if !t.Failed() || c.archived[t.Name()] {
+	if c.archived[t.Name()] {
 		return
 	}
 	c.archived[t.Name()] = true
@@ -225,7 +215,7 @@ func (c *cluster) archiveIfFailed(t *testing.T) {
 		"plugin":   {"logs", "-n", pluginNamespace, "daemonset/bpfvol", "--tail=-1"},
 		"previous": {"logs", "-n", pluginNamespace, "daemonset/bpfvol", "--tail=-1", "--previous"},
 	} {
-		out, err := c.TryKubectl(outlive{t}, "", args...)
+		out, err := c.TryKubectl(outlive(t), "", args...)
 		if err != nil {
 			out += err.Error()
 		}

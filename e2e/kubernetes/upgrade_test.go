@@ -5,29 +5,27 @@
 package kubernetes_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/bpfvol/bpfvol/e2e/chart"
 	"github.com/bpfvol/bpfvol/e2e/k8s"
 )
 
-// The plugin is killed, and then another version takes its place, while packets flow and a pod reads their number all the
-// time: not one is missed, the number never falls, and the pod runs on.
+// The plugin is killed, upgraded and set back as docs/operations.md says, while packets flow and a pod reads their number all
+// the time: not one is missed, the number never falls, and the pod runs on.
 func TestPluginIsKilledAndUpgradedUnderTraffic(t *testing.T) {
 	c := start(t)
-	c.deploy(t, asChart(""))
 	c.nothingLeft(t)
-	c.namespace(t, "demo")
-	c.policy(t, "demo")
-	c.applyFiles(t, "testdata/watcher.yaml")
-	c.awaitReady(t, "demo", "watcher")
-	before := c.containerID(t, "demo", "watcher")
+	c.counter(t)
+	before := c.containerID(t, "demo", "counter")
 
+	numbers := c.readFlows(t, "demo", "counter")
 	stop := c.traffic()
 	plugin := c.pluginPod(t)
 	c.killPlugin(t)
@@ -35,30 +33,35 @@ func TestPluginIsKilledAndUpgradedUnderTraffic(t *testing.T) {
 		p, err := podOf(object)
 		return p.ready() && p.Status.ContainerStatuses[0].RestartCount > 0, err
 	})
-	if got := c.pluginVersion(t, plugin); got != version {
-		t.Errorf("the plugin after its death is %s, want %s", got, version)
+	runs := func(want string) {
+		t.Helper()
+		if got := c.pluginVersion(t, c.pluginPod(t)); got != want {
+			t.Errorf("the plugin is %s, want %s", got, want)
+		}
+		c.awaitDriver(t, true)
 	}
+	runs(version)
 
-	c.kubectl(t, "set", "image", "-n", pluginNamespace, "daemonset/bpfvol", "bpfvol="+pluginRepository+":"+nextVersion)
-	c.kubectl(t, "rollout", "status", "-n", pluginNamespace, "daemonset/bpfvol", "--timeout="+patience.String())
-	if got := c.pluginVersion(t, c.pluginPod(t)); got != nextVersion {
-		t.Errorf("the plugin after the upgrade is %s, want %s", got, nextVersion)
+	if _, err := c.TryKubectl(t, c.helm(t, "show", "crds", chart.Dir()), "apply", "--server-side", "--force-conflicts", "-f", "-"); err != nil {
+		t.Fatal(err)
 	}
-	c.awaitDriver(t, true)
+	c.helm(t, "upgrade", "bpfvol", chart.Dir(), "--namespace", pluginNamespace, "--reuse-values", "--set", "image.tag="+nextVersion, "--wait", "--timeout", patience.String())
+	runs(nextVersion)
+	c.helm(t, "rollback", "bpfvol", "--namespace", pluginNamespace, "--wait", "--timeout", patience.String())
+	runs(version)
+
 	sent, err := stop()
 	if err != nil {
 		t.Fatal(err)
 	}
-
-	if got := c.packets(t, "demo", "watcher"); got != sent {
+	if got := c.packets(t, "demo", "counter"); got != sent {
 		t.Errorf("the pod reads %d packets, want %d", got, sent)
 	}
-	if after := c.containerID(t, "demo", "watcher"); after != before {
+	if after := c.containerID(t, "demo", "counter"); after != before {
 		t.Errorf("the pod's container was %s and is %s", before, after)
 	}
 	reads, last := 0, uint64(0)
-	for line := range strings.Lines(c.kubectl(t, "logs", "-n", "demo", "watcher")) {
-		n := udpFromWorld(t, line)
+	for _, n := range numbers() {
 		if n < last {
 			t.Errorf("the pod read %d and then %d packets", last, n)
 		}
@@ -70,8 +73,27 @@ func TestPluginIsKilledAndUpgradedUnderTraffic(t *testing.T) {
 	if reads < 20 {
 		t.Errorf("the number rose %d times while the pod read it: that shows little", reads)
 	}
-	c.deletePod(t, "demo", "watcher")
 	t.Logf("%d packets, %d numbers", sent, reads)
+}
+
+// readFlows reads the number of packets from the world in a pod, ten times a second until stop is called, which returns them.
+func (c *cluster) readFlows(t *testing.T, namespace, pod string) (stop func() (numbers []uint64)) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	lines := make(chan string, 1)
+	go func() {
+		out, _ := c.TryKubectl(during{t, ctx}, "", "exec", "-n", namespace, pod, "--", "sh", "-c", "while :; do cat /bpf/json/flows; sleep 0.1; done")
+		lines <- out
+	}()
+	return func() (numbers []uint64) {
+		cancel()
+		for line := range strings.Lines(<-lines) {
+			if n := udpFromWorld(t, line); n > 0 && strings.HasSuffix(line, "\n") {
+				numbers = append(numbers, n)
+			}
+		}
+		return numbers
+	}
 }
 
 // traffic sends packets from the world until stop is called, which returns how many.
@@ -100,30 +122,6 @@ func (c *cluster) traffic() (stop func() (sent uint64, err error)) {
 		sending.Wait()
 		return sent, err
 	}
-}
-
-// killPlugin kills the plugin in its container, without a warning.
-func (c *cluster) killPlugin(t *testing.T) {
-	t.Helper()
-	busybox, err := exec.LookPath("busybox")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if out, err := c.Output(exec.Command(busybox, "sh", "-c", "kill -9 $(busybox pidof bpfvol)")); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-}
-
-func (c *cluster) pluginPod(t *testing.T) string {
-	t.Helper()
-	return c.kubectl(t, "get", "pods", "-n", pluginNamespace, "-l", "app.kubernetes.io/component=node", "-o", "jsonpath={.items[0].metadata.name}")
-}
-
-// pluginVersion asks a plugin in its container.
-func (c *cluster) pluginVersion(t *testing.T, pod string) string {
-	t.Helper()
-	words := strings.Fields(c.exec(t, pluginNamespace, pod, "/bpfvol", "--version"))
-	return words[len(words)-1]
 }
 
 func (c *cluster) containerID(t *testing.T, namespace, pod string) string {
@@ -162,4 +160,29 @@ func podOf(object json.RawMessage) (p podStatus, err error) {
 func (p podStatus) ready() bool {
 	ready, err := k8s.Condition("Ready")(p.object)
 	return err == nil && ready && len(p.Status.ContainerStatuses) > 0
+}
+
+// Without the driver nothing could end a pod that has a volume of it, so it is not taken away. When the pod has gone it is, and
+// nothing of it is left on the node.
+func TestUninstallIsRefusedWhilePodsHaveVolumes(t *testing.T) {
+	c := start(t)
+	c.nothingLeft(t)
+	t.Run("refused", func(t *testing.T) {
+		c.counter(t)
+		if out, err := c.tryHelm(t, "uninstall", "bpfvol", "--namespace", pluginNamespace); err == nil {
+			t.Errorf("uninstalled beside a pod with a volume: %s", out)
+		}
+		log := c.kubectl(t, "logs", "-n", pluginNamespace, "job/bpfvol-uninstall")
+		for _, want := range []string{"demo       counter  node1  bpf", "1 pods have volumes of csi.bpfvol.io", "delete them first"} {
+			if !strings.Contains(log, want) {
+				t.Errorf("no %q in the log of the job:\n%s", want, log)
+			}
+		}
+		// It goes on as if nothing had been asked.
+		c.send(t, 3)
+		if got := c.packets(t, "demo", "counter"); got != 3 {
+			t.Errorf("the pod reads %d packets, want 3", got)
+		}
+	})
+	c.uninstall(t)
 }

@@ -30,7 +30,6 @@ func TestUpstreamStorageSuite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.deploy(t, asChart("provisioner: {enabled: true}"))
 	c.nothingLeft(t)
 	c.policyForAll(t)
 	judgeUpstream(t, u.run(t))
@@ -39,10 +38,6 @@ func TestUpstreamStorageSuite(t *testing.T) {
 // policyForAll admits what the key of the tests signed for every service account: the suite makes namespaces as it goes.
 func (c *cluster) policyForAll(t *testing.T) {
 	t.Helper()
-	key, err := os.ReadFile(c.keyPrefix() + ".pub")
-	if err != nil {
-		t.Fatal(err)
-	}
 	c.Apply(t, fmt.Sprintf(`
 apiVersion: bpfvol.io/v1alpha1
 kind: BytecodePolicy
@@ -59,7 +54,7 @@ kind: ClusterRoleBinding
 metadata: {name: use-upstream}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: use-upstream}
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: "system:serviceaccounts"}]
-`, key))
+`, c.publicKey(t)))
 	t.Cleanup(func() {
 		c.kubectl(t, "delete", "bytecodepolicy/upstream", "clusterrole/use-upstream", "clusterrolebinding/use-upstream")
 	})
