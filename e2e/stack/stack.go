@@ -264,13 +264,24 @@ func (s *Stack) Close() error {
 		err = errors.Join(err, s.server.Close())
 	}
 	for _, dir := range []string{s.BPFFSDir(), s.run()} {
-		if uerr := unix.Unmount(dir, 0); uerr != nil && !errors.Is(uerr, unix.EINVAL) && !errors.Is(uerr, unix.ENOENT) {
-			err = errors.Join(err, fmt.Errorf("unmount %s: %w", dir, uerr))
-		}
+		err = errors.Join(err, unmount(dir))
 	}
 	// A mount that is left below must not be emptied by removing its files.
 	if mounts, merr := os.ReadFile("/proc/self/mountinfo"); merr == nil && bytes.Contains(mounts, []byte(" "+s.Dir+"/")) {
 		return errors.Join(err, fmt.Errorf("mounts are left below %s", s.Dir))
 	}
 	return errors.Join(err, os.RemoveAll(s.Dir))
+}
+
+// unmount unmounts dir where something is mounted. Others who look at every mount of the machine keep it busy for a moment.
+func unmount(dir string) error {
+	for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Unmount(dir, 0)
+		switch {
+		case err == nil, errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
+			return nil
+		case !errors.Is(err, unix.EBUSY), time.Now().After(deadline):
+			return fmt.Errorf("unmount %s: %w", dir, err)
+		}
+	}
 }
