@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/bpfvol/bpfvol/internal/bpftest"
 )
 
 // Processes attach and detach at one point at once. What is there at the end is who attached and did not detach, in order.
@@ -156,4 +160,42 @@ func TestQdiscStaysForWhoComesFromTheOtherDirection(t *testing.T) {
 		t.Errorf("status is %+v", st)
 	}
 	w.mustDetach(t, first.Volume)
+}
+
+// Who makes the first point makes the directory of all, which who ended the last one may be removing at that moment.
+func TestDirectoryOfAllPointsGoesAndComes(t *testing.T) {
+	bpftest.Root(t)
+	d := New(filepath.Join(bpftest.BPFFS(t), "points"), Options{Types: types})
+	ended := make(chan struct{})
+	var removing sync.WaitGroup
+	removing.Go(func() {
+		for {
+			select {
+			case <-ended:
+				return
+			default:
+				d.removeEmpty()
+			}
+		}
+	})
+	var making sync.WaitGroup
+	for i := range 2 {
+		making.Go(func() {
+			dir := filepath.Join(d.root, fmt.Sprint("xdp-", i))
+			for range 5000 {
+				if err := d.makeDir(dir); err != nil {
+					t.Error(err)
+					return
+				}
+				if err := os.Remove(dir); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	making.Wait()
+	close(ended)
+	removing.Wait()
+	d.removeEmpty()
 }

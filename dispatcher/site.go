@@ -65,7 +65,7 @@ func (d *Dispatcher) open(ctx context.Context, p Point, create bool) (_ *site, e
 // makeDir makes the directory of a point, and that of all points. Another caller may be removing the latter.
 func (d *Dispatcher) makeDir(dir string) error {
 	for {
-		if err := os.MkdirAll(d.root, 0o700); err != nil {
+		if err := os.MkdirAll(d.root, 0o700); err != nil && !errors.Is(err, os.ErrExist) { // MkdirAll found it, and then did not
 			return err
 		}
 		err := os.Mkdir(dir, 0o700)

@@ -16,16 +16,14 @@ import (
 // systemBPFFS is where systemd and every BPF tool expect the machine's bpffs.
 const systemBPFFS = "/sys/fs/bpf"
 
-// ensurePins makes the directories of pins. It is quick where they are there, and each publish calls it: somebody may have
-// unmounted the bpffs, and what is new must not wait for a restart.
+// ensurePins makes the directory of volumes' pins; that of points is the dispatcher's. It is quick where it is there, and each
+// publish calls it: somebody may have unmounted the bpffs, and what is new must not wait for a restart.
 func ensurePins(dir string) error {
 	if err := ensureBPFFS(dir); err != nil {
 		return err
 	}
-	for _, sub := range []string{"volumes", "points"} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
-			return fmt.Errorf("pins: %w", err)
-		}
+	if err := os.MkdirAll(filepath.Join(dir, "volumes"), 0o700); err != nil {
+		return fmt.Errorf("pins: %w", err)
 	}
 	return nil
 }
