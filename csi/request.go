@@ -152,7 +152,9 @@ func podOf(context map[string]string) node.Pod {
 }
 
 // objectName is what names of namespaces, pods and service accounts look like. Policies join two of them by a slash.
-var objectName = regexp.MustCompile(`^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$`)
+var objectName = regexp.MustCompile(`^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$`)
+
+const maxObjectName = 253 // a DNS subdomain, RFC 1123
 
 // checkPod makes sure that kubelet said who asks, and not the user.
 func checkPod(pod node.Pod, target, podsDir string) error {
@@ -164,7 +166,7 @@ func checkPod(pod node.Pod, target, podsDir string) error {
 		switch {
 		case field.value == "":
 			return &requestError{field.key, "missing; set podInfoOnMount: true in the CSIDriver object"}
-		case !objectName.MatchString(field.value):
+		case len(field.value) > maxObjectName || !objectName.MatchString(field.value):
 			return &requestError{field.key, fmt.Sprintf("%.64q: is no name of a Kubernetes object", field.value)}
 		}
 	}

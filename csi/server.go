@@ -76,8 +76,10 @@ type Server struct {
 	controller   *controller   // nil: not asked for
 }
 
-// driverName is what the CSI specification allows as a plugin's name: at most 63 characters, and it ends in a letter.
-var driverName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z])?$`)
+// driverName is what the CSI specification allows as a plugin's name, which ends in a letter.
+var driverName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z])?$`)
+
+const maxDriverName = 63
 
 // maxNodeID is the longest node id that kubelet accepts (csi-lib and the CSI specification, NodeGetInfo).
 const maxNodeID = 256
@@ -85,7 +87,7 @@ const maxNodeID = 256
 // New makes a server.
 func New(opts Options) (*Server, error) {
 	switch {
-	case !driverName.MatchString(opts.Driver):
+	case len(opts.Driver) > maxDriverName || !driverName.MatchString(opts.Driver):
 		return nil, fmt.Errorf("driver name: %q: must be at most 63 letters, digits, dots and dashes, and end in a letter", opts.Driver)
 	case opts.NodeID == "":
 		return nil, errors.New("node id: missing; it is the node's name in the cluster")

@@ -56,13 +56,17 @@ var knownHelpers = sync.OnceValue(func() []string {
 })
 
 // functionName fits helpers and kfuncs.
-var functionName = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,127}$`)
+var functionName = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
+
+const maxFunctionName = 128 // KSYM_NAME_LEN until Linux 6.1
+
+func isFunctionName(s string) bool { return len(s) <= maxFunctionName && functionName.MatchString(s) }
 
 // deniedFunction returns the name, as in ProgramFacts.Helpers, of what a policy denies. A name that denies nothing would
 // be a hole that looks like a wall, so what cannot be right is refused.
 func deniedFunction(s string) (string, error) {
 	if kfunc, ok := strings.CutPrefix(s, kfuncPrefix); ok {
-		if !functionName.MatchString(kfunc) {
+		if !isFunctionName(kfunc) {
 			return "", fmt.Errorf("%.64q is no kernel function's name; write it as in the kernel's BTF: %q", s, kfuncPrefix+"bpf_task_acquire")
 		}
 		return kfunc, nil
@@ -77,7 +81,7 @@ func deniedFunction(s string) (string, error) {
 		}
 		return s, nil
 	}
-	if !functionName.MatchString(s) {
+	if !isFunctionName(s) {
 		return "", fmt.Errorf("%.64q is no helper's name; write it as in bpf-helpers(7): bpf_probe_write_user", s)
 	}
 	name := "bpf_" + strings.TrimPrefix(s, "bpf_")

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -108,9 +107,6 @@ type entry struct {
 	names     []string             // in index.json
 }
 
-// materialTag is a tag that is about another digest: its referrers, or its signatures.
-var materialTag = regexp.MustCompile(`^sha256-([0-9a-f]{64})(\.sig)?$`)
-
 // entries groups what index.json has by repository and image.
 func (s *Store) entries(index ocispec.Index) []*entry {
 	type key struct {
@@ -165,8 +161,10 @@ func splitName(name string) (repository, tag string, about digest.Digest) {
 	if colon := strings.LastIndexByte(name, ':'); colon > strings.LastIndexByte(name, '/') {
 		repository, tag = name[:colon], name[colon+1:]
 	}
-	if m := materialTag.FindStringSubmatch(tag); m != nil {
-		return repository, "", digest.NewDigestFromEncoded(digest.SHA256, m[1])
+	if subject, ok := strings.CutPrefix(tag, "sha256-"); ok { // its referrers, or its signatures
+		if d := digest.NewDigestFromEncoded(digest.SHA256, strings.TrimSuffix(subject, ".sig")); d.Validate() == nil {
+			return repository, "", d
+		}
 	}
 	return repository, tag, ""
 }

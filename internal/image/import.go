@@ -17,7 +17,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -41,8 +40,6 @@ const (
 	maxImages         = 256
 	maxIndexed        = 64 << 20 // bytes of manifests that an index.json names
 )
-
-var blobName = regexp.MustCompile(`^blobs/sha256/([0-9a-f]{64})$`)
 
 // ImportOptions say how an archive is taken in.
 type ImportOptions struct {
@@ -154,8 +151,10 @@ func (s *Store) unpack(ctx context.Context, r io.Reader, dir string, opts Import
 
 // unpackFile keeps a file where it is one of an OCI layout's.
 func (s *Store) unpackFile(r io.Reader, name string, size int64, dir string) error {
-	m := blobName.FindStringSubmatch(name)
-	if m == nil && name != ocispec.ImageIndexFile && name != ocispec.ImageLayoutFile {
+	encoded, isBlob := strings.CutPrefix(name, "blobs/sha256/")
+	blob := digest.NewDigestFromEncoded(digest.SHA256, encoded)
+	isBlob = isBlob && blob.Validate() == nil
+	if !isBlob && name != ocispec.ImageIndexFile && name != ocispec.ImageLayoutFile {
 		return nil // docker's manifest.json, say
 	}
 	if most := s.mostBytes(); size > most {
@@ -165,8 +164,8 @@ func (s *Store) unpackFile(r io.Reader, name string, size int64, dir string) err
 	if err != nil {
 		return fmt.Errorf("%w: not a whole archive", ErrUnsupported)
 	}
-	if m != nil && digest.FromBytes(b).Encoded() != m[1] {
-		return fmt.Errorf("%w: sha256:%s in the archive; make the archive again", ErrDigestMismatch, m[1])
+	if isBlob && digest.FromBytes(b) != blob {
+		return fmt.Errorf("%w: %s in the archive; make the archive again", ErrDigestMismatch, blob)
 	}
 	return cacheError(os.WriteFile(filepath.Join(dir, filepath.FromSlash(name)), b, 0o600))
 }

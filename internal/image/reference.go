@@ -23,7 +23,8 @@ type Reference struct {
 const (
 	dockerHub     = "docker.io"
 	maxName       = 255 // host and repository, as everywhere in the container world
-	maxReference  = maxName + 1 + 128 + 1 + 71
+	maxTag        = 128
+	maxReference  = maxName + 1 + maxTag + 1 + 71
 	defaultTag    = "latest"
 	digestExample = "sha256:<64 hex digits>"
 )
@@ -32,7 +33,7 @@ const (
 var (
 	hostPattern       = regexp.MustCompile(`^(?:[a-z0-9]|[a-z0-9][a-z0-9-]*[a-z0-9])(?:\.(?:[a-z0-9]|[a-z0-9][a-z0-9-]*[a-z0-9]))*$`)
 	repositoryPattern = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
-	tagPattern        = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+	tagPattern        = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 )
 
 // ParseReference reads a reference the way docker does: "acme/x" is docker.io/acme/x:latest, a digest wins over a
@@ -60,7 +61,7 @@ func ParseReference(s string) (Reference, error) {
 	}
 	if colon := strings.LastIndexByte(name, ':'); colon > strings.LastIndexByte(name, '/') {
 		name, ref.Tag = name[:colon], name[colon+1:]
-		if !tagPattern.MatchString(ref.Tag) {
+		if len(ref.Tag) > maxTag || !tagPattern.MatchString(ref.Tag) {
 			return bad("tag %s is not made of at most 128 letters, digits and _.-", quote(ref.Tag))
 		}
 	}

@@ -99,14 +99,19 @@ type Shown struct {
 
 const version = 1
 
-// fileName is what bpffs takes as a name, within the length of an ELF symbol that anybody writes.
-var fileName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]{0,127}$`)
+// fileName is what bpffs takes as a name.
+var fileName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]*$`)
+
+// maxFileName is the length of an ELF symbol that anybody writes.
+const maxFileName = 128
+
+func isFileName(name string) bool { return len(name) <= maxFileName && fileName.MatchString(name) }
 
 func (c *Content) check() error {
 	seen := map[string]bool{}
 	for _, m := range c.Maps {
 		switch {
-		case !fileName.MatchString(m.Name):
+		case !isFileName(m.Name):
 			return fmt.Errorf("map %.140q: not a file name on bpffs; letters, digits, _ and - are", m.Name)
 		case seen[m.Name]:
 			return fmt.Errorf("map %q: shown twice", m.Name)
@@ -114,7 +119,7 @@ func (c *Content) check() error {
 		seen[m.Name] = true
 	}
 	for _, it := range c.Iterators {
-		if !fileName.MatchString(it.Name) {
+		if !isFileName(it.Name) {
 			return fmt.Errorf("iterator %.140q: not a file name on bpffs; letters, digits, _ and - are", it.Name)
 		}
 	}
