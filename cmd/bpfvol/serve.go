@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -20,6 +21,7 @@ import (
 	"github.com/bpfvol/bpfvol/internal/image"
 	"github.com/bpfvol/bpfvol/internal/node"
 	"github.com/bpfvol/bpfvol/internal/privilege"
+	"github.com/bpfvol/bpfvol/internal/probes"
 )
 
 type serveOptions struct {
@@ -194,9 +196,10 @@ func (o *serveOptions) run(ctx context.Context) error {
 	serving.Go(func() error { return server.Serve(ctx, o.endpoint) })
 	if o.httpAddr != "" {
 		serving.Go(func() error {
-			return serveHTTP(ctx, o.httpAddr, engine, reconciler, checks{
-				healthy: func(ctx context.Context) error { return csi.Probe(ctx, o.endpoint) },
-				ready:   func() error { return errors.Join(policies.Err(), server.Registered()) },
+			return probes.Serve(ctx, o.httpAddr, probes.Options{
+				Metrics: metrics(engine, reconciler),
+				Healthy: func(r *http.Request) error { return csi.Probe(r.Context(), o.endpoint) },
+				Ready:   func(*http.Request) error { return errors.Join(policies.Err(), server.Registered()) },
 			})
 		})
 	}

@@ -35,6 +35,7 @@ var floors = map[string]int{
 	"internal/netns":         2,
 	"internal/host":          1,
 	"internal/privilege":     1,
+	"internal/probes":        0,
 	"internal/pin":           2,
 	"verify/cosign":          3,
 	"internal/cluster":       3,
@@ -84,7 +85,7 @@ var homes = map[string][]string{
 	"golang.org/x/sys/unix":                            {"dispatcher", "internal/doctor", "internal/hook", "internal/host", "internal/kernelstate", "internal/libxdp", "internal/netns", "internal/node", "internal/pin", "internal/podfs", "internal/podfs/mapjson", "internal/privilege"},
 	"kernel.org/pub/linux/libs/security/libcap":        {"internal/privilege"},
 	"github.com/spf13/cobra":                           {"cmd/bpfvol", "cmd/bpfvol-provision"},
-	"github.com/prometheus/client_golang":              {"cmd/bpfvol", "internal/provision"},
+	"github.com/prometheus/client_golang":              {"cmd/bpfvol", "internal/probes", "internal/provision"},
 	"k8s.io/api":                                       {"internal/provision"},
 	"sigs.k8s.io/sig-storage-lib-external-provisioner": {"internal/provision"},
 	// It would cost an idle daemon eleven MiB (docs/adr/0003-provisioner-is-a-binary-of-its-own.md).

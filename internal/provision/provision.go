@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/client-go/kubernetes"
@@ -20,6 +21,8 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller/metrics"
+
+	"github.com/bpfvol/bpfvol/internal/probes"
 )
 
 // Options configures Run.
@@ -59,7 +62,8 @@ func Run(ctx context.Context, opts Options) error {
 	defer stop(nil) // before the wait
 	if opts.HTTP != "" {
 		beside.Go(func() {
-			if err := p.serveHTTP(ctx, opts.HTTP); err != nil {
+			// One that waits for its turn is healthy.
+			if err := probes.Serve(ctx, opts.HTTP, probes.Options{Metrics: p.collectors(), Healthy: p.leader.Check}); err != nil {
 				stop(err)
 			}
 		})
@@ -80,6 +84,15 @@ type process struct {
 	client  kubernetes.Interface
 	metrics metrics.Metrics
 	leader  *leaderelection.HealthzAdaptor
+}
+
+func (p *process) collectors() []prometheus.Collector {
+	return []prometheus.Collector{
+		p.metrics.PersistentVolumeClaimProvisionTotal, p.metrics.PersistentVolumeClaimProvisionFailedTotal,
+		p.metrics.PersistentVolumeClaimProvisionDurationSeconds,
+		p.metrics.PersistentVolumeDeleteTotal, p.metrics.PersistentVolumeDeleteFailedTotal,
+		p.metrics.PersistentVolumeDeleteDurationSeconds,
+	}
 }
 
 // work works until ctx ends and what was begun is done.

@@ -3,31 +3,14 @@
 package main
 
 import (
-	"context"
-	"errors"
-	"fmt"
-	"net/http"
-	"time"
-
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/bpfvol/bpfvol/internal/node"
 )
 
-// checks are what kubelet's probes of a pod ask for. Nil is well, and the text of an error is the answer.
-type checks struct {
-	healthy func(context.Context) error // else a restart helps
-	ready   func() error                // else an admin does
-}
-
-// serveHTTP answers /metrics, /healthz and /readyz until ctx ends.
-func serveHTTP(ctx context.Context, addr string, engine *node.Engine, reconciler *node.Reconciler, checks checks) error {
-	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+// metrics are those of the node plugin.
+func metrics(engine *node.Engine, reconciler *node.Reconciler) []prometheus.Collector {
+	return append(reconciling(reconciler),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "bpfvol_volumes", Help: "Volumes with a record on this node."}, func() float64 {
 			volumes, err := engine.Count()
 			if err != nil {
@@ -36,21 +19,6 @@ func serveHTTP(ctx context.Context, addr string, engine *node.Engine, reconciler
 			return float64(volumes)
 		}),
 	)
-	metrics.MustRegister(reconciling(reconciler)...)
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { answer(w, checks.healthy(r.Context())) })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, checks.ready()) })
-	server := &http.Server{Addr: addr, Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	stopped := make(chan error, 1)
-	go func() {
-		<-ctx.Done()
-		stopped <- server.Close()
-	}()
-	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("--http: %w", err)
-	}
-	return <-stopped
 }
 
 // reconciling are the metrics of what the node plugin looks after by itself; docs/recovery.md says what to do about each.
@@ -77,12 +45,4 @@ func reconciling(r *node.Reconciler) []prometheus.Collector {
 		counter("bpfvol_orphans_removed_total", "Volumes taken away because their pods are gone.",
 			func(r node.Report) int { return r.Orphans }),
 	}
-}
-
-func answer(w http.ResponseWriter, err error) {
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		return
-	}
-	fmt.Fprintln(w, "ok")
 }
