@@ -51,6 +51,23 @@ func (c *cluster) uninstall(t *testing.T) {
 	c.kubectl(t, "delete", "crd/bytecodepolicies.bpfvol.io", "namespace/"+pluginNamespace, "--timeout="+patience.String())
 }
 
+// upgrade is what docs/operations.md says: the definitions, then helm, with a value that is another.
+func (c *cluster) upgrade(t *testing.T, set string) {
+	t.Helper()
+	if _, err := c.TryKubectl(t, c.helm(t, "show", "crds", chart.Dir()), "apply", "--server-side", "--force-conflicts", "-f", "-"); err != nil {
+		t.Fatal(err)
+	}
+	c.helm(t, "upgrade", "bpfvol", chart.Dir(), "--namespace", pluginNamespace, "--reuse-values", "--set", set, "--wait", "--timeout", patience.String())
+	c.awaitDriver(t, true)
+}
+
+// rollback takes back an upgrade.
+func (c *cluster) rollback(t *testing.T) {
+	t.Helper()
+	c.helm(t, "rollback", "bpfvol", "--namespace", pluginNamespace, "--wait", "--timeout", patience.String())
+	c.awaitDriver(t, true)
+}
+
 // hostsDir is where containerd's users write how registries are reached. Here every image of ghcr.io is in the node's registry.
 const hostsDir = "/etc/containerd/certs.d"
 

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bpfvol/bpfvol/e2e/chart"
 	"github.com/bpfvol/bpfvol/e2e/k8s"
 )
 
@@ -38,16 +37,13 @@ func TestPluginIsKilledAndUpgradedUnderTraffic(t *testing.T) {
 		if got := c.pluginVersion(t, c.pluginPod(t)); got != want {
 			t.Errorf("the plugin is %s, want %s", got, want)
 		}
-		c.awaitDriver(t, true)
 	}
 	runs(version)
+	c.awaitDriver(t, true)
 
-	if _, err := c.TryKubectl(t, c.helm(t, "show", "crds", chart.Dir()), "apply", "--server-side", "--force-conflicts", "-f", "-"); err != nil {
-		t.Fatal(err)
-	}
-	c.helm(t, "upgrade", "bpfvol", chart.Dir(), "--namespace", pluginNamespace, "--reuse-values", "--set", "image.tag="+nextVersion, "--wait", "--timeout", patience.String())
+	c.upgrade(t, "image.tag="+nextVersion)
 	runs(nextVersion)
-	c.helm(t, "rollback", "bpfvol", "--namespace", pluginNamespace, "--wait", "--timeout", patience.String())
+	c.rollback(t)
 	runs(version)
 
 	sent, err := stop()
