@@ -70,13 +70,6 @@ var theCluster struct {
 // start returns the node, with the plugin on it: the first test starts it.
 func start(t *testing.T) *cluster {
 	t.Helper()
-	c := startNode(t)
-	c.install(t)
-	return c
-}
-
-func startNode(t *testing.T) *cluster {
-	t.Helper()
 	bpftest.Root(t)
 	theCluster.Do(func() {
 		started := time.Now()
@@ -86,6 +79,7 @@ func startNode(t *testing.T) *cluster {
 	if theCluster.err != nil {
 		t.Fatal(theCluster.err)
 	}
+	theCluster.install(t)
 	return theCluster.cluster
 }
 

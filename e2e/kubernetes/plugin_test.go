@@ -48,7 +48,7 @@ func (c *cluster) uninstall(t *testing.T) {
 	c.installed = false
 	c.helm(t, "uninstall", "bpfvol", "--namespace", pluginNamespace, "--ignore-not-found", "--wait", "--timeout", patience.String())
 	c.awaitDriver(t, false)
-	c.kubectl(t, "delete", "crd/bytecodepolicies.bpfvol.io", "namespace/"+pluginNamespace, "--timeout="+patience.String())
+	c.kubectl(t, "delete", "--ignore-not-found", "crd/bytecodepolicies.bpfvol.io", "namespace/"+pluginNamespace, "--timeout="+patience.String())
 }
 
 // upgrade is what docs/operations.md says: the definitions, then helm, with a value that is another.
