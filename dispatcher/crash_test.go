@@ -15,6 +15,16 @@ import (
 // maxSteps is more than the effects of any call.
 const maxSteps = 40
 
+// stride is how far apart the effects are at which a test kills: an emulated machine visits a third, and each time another one.
+func stride() int {
+	if testing.Short() {
+		return 3
+	}
+	return 1
+}
+
+func firstStep() int { return 1 + rand.IntN(stride()) }
+
 // alone is an errand about the only member. Egress has to show besides what a slot and counters add.
 func (w *world) alone(does string, dies int) errand {
 	return errand{Does: does, Member: first, Slot: carriers[w.carrier].egress, Stats: carriers[w.carrier].egress, Dies: dies}
@@ -32,8 +42,8 @@ func (w *world) aloneProgram(t testing.TB) (Program, *ebpf.Map) {
 func TestKilledAttachLeavesNothingForGood(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, w *world) {
 		prog, packets := w.aloneProgram(t)
-		step := 1
-		for ; w.run(t, w.alone("attach", step)); step++ {
+		step := firstStep()
+		for ; w.run(t, w.alone("attach", step)); step += stride() {
 			if step > maxSteps {
 				t.Fatal("too many steps")
 			}
@@ -88,7 +98,7 @@ func TestKilledAttachLeavesNothingForGood(t *testing.T) {
 func TestKilledReplacementIsFinishedByTheNext(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, w *world) {
 		prog, packets := w.aloneProgram(t)
-		for step := 1; ; step++ {
+		for step := firstStep(); ; step += stride() {
 			w.mustAttach(t, first, prog)
 			if !w.run(t, w.alone("attach", step)) { // with another program: this is a replacement
 				break
@@ -113,8 +123,8 @@ func TestKilledReplacementIsFinishedByTheNext(t *testing.T) {
 func TestKilledDetachIsFinishedByTheNext(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, w *world) {
 		prog, _ := w.aloneProgram(t)
-		step := 1
-		for ; ; step++ {
+		step := firstStep()
+		for ; ; step += stride() {
 			w.mustAttach(t, first, prog)
 			if !w.run(t, w.alone("detach", step)) {
 				break
@@ -200,8 +210,7 @@ func (w *world) killAtEachEffect(t *testing.T, s scenario) {
 	Order(all)
 
 	f := w.flow(t, time.Millisecond)
-	offset := rand.IntN(3)
-	for step := 1; ; step++ {
+	for step, visit := firstStep(), rand.IntN(3); ; step, visit = step+stride(), visit+1 {
 		if step > 3*maxSteps {
 			t.Fatal("too many effects")
 		}
@@ -220,7 +229,7 @@ func (w *world) killAtEachEffect(t *testing.T, s scenario) {
 			break
 		}
 		w.Dispatcher = w.restarted()
-		switch (step + offset) % 3 {
+		switch visit % 3 {
 		case 0:
 			w.run(t, errand{Does: "recover", Stats: w.options.MemberStats, Dies: 1 + rand.IntN(8)}) // it may be killed, too
 			if err := w.Recover(t.Context()); err != nil {

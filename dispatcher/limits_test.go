@@ -89,7 +89,7 @@ func TestKilledAttachOfOneTooManyHoldsUpNobody(t *testing.T) {
 	members, _, _ := w.fillSlots(t)
 	other, _ := w.program(t, "other", 0)
 	more := errand{Does: "attach", Slot: true, Member: Member{Volume: "more", Program: "count", Priority: 1, ProceedOn: proceedOnPass(w)}}
-	for more.Dies = 1; ; more.Dies++ {
+	for more.Dies = firstStep(); ; more.Dies += stride() {
 		killed, err := w.start(t, more)
 		if !killed {
 			if err == nil || !strings.Contains(err.Error(), "all 32 are taken") {

@@ -42,6 +42,11 @@ var tried = []int64{-1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 30, 31, 32, 33, 34, 63, 64
 // is what the last that ran says: pass or unspec if it would have handed on, else its own.
 func TestProceedOnDecidesWhoRunsAndWhatResults(t *testing.T) {
 	places := map[string]int{"lone": 0, "first": 50, "middle": 150, "last": 250} // priorities: others have 100 and 200
+
+	if testing.Short() { // an emulated machine
+		delete(places, "first")
+		delete(places, "last")
+	}
 	for _, carrier := range []string{"xdp", "clsact"} {
 		for place, priority := range places {
 			for _, way := range []Way{Fused, Slot} {
