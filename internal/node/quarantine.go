@@ -63,8 +63,8 @@ func readRegular(path string) ([]byte, error) {
 	return data.Bytes(), nil
 }
 
-// leaveUnread says whether a volume, of which the record cannot be read as unread says, is at the target of req and whole. Then a pod uses
-// it, and starting over would end what that sees. What a newer version wrote is not started over anyhow, nor is a
+// leaveUnread says whether a volume, of which the record cannot be read as unread says, is at the target of req and whole. Then
+// a pod uses it, and starting over would end what that sees. What a newer version wrote is not started over anyhow, nor is a
 // PersistentVolume that runs: it may have other targets.
 func (e *Engine) leaveUnread(name string, req Request, unread error) (whole bool, err error) {
 	if !errors.Is(unread, ErrUnreadable) {
